@@ -1,0 +1,35 @@
+"""Captioners by kind: one `match` says what each config builds."""
+
+from importlib import import_module
+from typing import assert_never
+
+from capfilt.captioners.base import Caption, Captioner
+from capfilt.config.pipeline import CaptionConfig, CustomModel, MedModel, TrainedModel
+from capfilt.errors import ConfigError
+
+__all__ = ["Caption", "Captioner", "build_captioner"]
+
+
+def build_captioner(config: CaptionConfig, *, trained: str | None, device: str) -> Captioner:
+    """The captioner of `config`; `trained` is the folder that `kind: trained` stands for in this round."""
+    match config.captioner:
+        case TrainedModel():
+            if trained is None:
+                raise ConfigError("caption.captioner is `kind: trained`; expected a model trained by this run, found none. Train one first")
+            return _med(config, trained, device)
+        case MedModel(checkpoint=checkpoint):
+            return _med(config, checkpoint, device)
+        case CustomModel(target=target, options=options):
+            module, name = target.split(":")
+            built: Captioner = getattr(import_module(module), name)(**options)
+            return built
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
+def _med(config: CaptionConfig, checkpoint: str, device: str) -> Captioner:
+    from capfilt.captioners.med import MedCaptioner
+
+    return MedCaptioner.load(
+        checkpoint, prompt=config.prompt, decode=config.decode, batch_size=config.batch_size, dtype=config.dtype, device=device
+    )

@@ -1,0 +1,234 @@
+"""The command `capfilt`: parses its arguments, calls the package, prints what comes back.
+
+Decides nothing itself, and imports what is heavy only in the command that needs it.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from capfilt import __version__
+from capfilt.errors import CapfiltError, ConfigError, InputError, RunStateError
+
+if TYPE_CHECKING:
+    from capfilt.config.decoding import Decoding
+    from capfilt.config.pipeline import Pipeline
+
+app = typer.Typer(
+    name="capfilt",
+    help="CapFilt as software: caption, filter and select noisy web pairs, train on the result, round after round.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+PipelineFile = Annotated[str, typer.Argument(metavar="P.yaml", help="A pipeline file, or the name of a bundled one.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override one value: select.min_itm=0.7")]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="The first N rows only, in a run folder of its own.")]
+
+
+def main() -> None:
+    """The console entry: the exit code of capfilt/errors.py, and a traceback only for what nobody foresaw."""
+    try:
+        app()
+    except CapfiltError as error:
+        if os.environ.get("CAPFILT_DEBUG") == "1":
+            raise
+        print(f"capfilt: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"capfilt {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    pipeline: PipelineFile,
+    overrides: Set = None,
+    limit: Limit = None,
+    until: Annotated[str | None, typer.Option(metavar="[round-N/]STAGE", help="End after this stage.")] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option("--from", metavar="[round-N/]STAGE", help="Redo this stage and what follows, keep what precedes."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Drop what the run folder holds and start over.")] = False,
+) -> None:
+    """Run a pipeline. The same command continues a run that was stopped."""
+    source, loaded = _load(pipeline, overrides, limit)
+    from capfilt.rounds import run_pipeline
+
+    result = run_pipeline(loaded, source=source, until=until, start_from=start_from, fresh=fresh, limit=limit)
+    print(result)
+    if loaded.report.open and result.report:
+        typer.launch(result.report)
+
+
+@app.command()
+def plan(pipeline: PipelineFile, overrides: Set = None, limit: Limit = None) -> None:
+    """Show what a run would do: chunks, stages, columns, fingerprint, and what is done. Starts nothing."""
+    _, loaded = _load(pipeline, overrides, limit)
+    from capfilt.run.planning import plan_pipeline
+    from capfilt.show import show_plan
+
+    show_plan(plan_pipeline(loaded, limit))
+
+
+@app.command()
+def select(
+    run_folder: RunFolder,
+    name: Annotated[str, typer.Option(help="Name of the view.")],
+    overrides: Set = None,
+    round_number: Annotated[int | None, typer.Option("--round", metavar="N", help="The last one where left out.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Write the view's data set too, not only its uids and texts.")] = False,
+) -> None:
+    """Decide again from the scores: a named view, in seconds, without a model. The run's own selection stays."""
+    from capfilt.show import show_summary
+    from capfilt.stages.select import select_view
+
+    settings = _settings_of(run_folder, overrides)
+    if settings.select is None:
+        raise ConfigError(
+            f"{run_folder}: expected a `select` section in its config, found none. Give one: --set select.min_itm=0.5"
+        )
+    show_summary(name, select_view(run_folder, name, settings.select, settings.dedup, round_number))
+    found = (
+        [run_folder / f"round-{round_number}"] if round_number is not None else sorted(run_folder.glob("round-*"), key=_number)
+    )
+    view = next(folder / "views" / name for folder in reversed(found) if (folder / "views" / name).is_dir())
+    if write:
+        _write_view(run_folder, view, settings)
+    print(view)
+
+
+@app.command()
+def explain(
+    run_folder: RunFolder,
+    uid: Annotated[str, typer.Argument(metavar="UID", help="uid or row id of a pair.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Tell what happened to one pair, stage by stage."""
+    import json
+
+    from capfilt.run.explain import explain as explain_pair
+    from capfilt.show import show_journey
+
+    rows = explain_pair(run_folder, uid)
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False, default=str))
+    else:
+        for row in rows:
+            show_journey(row)
+
+
+@app.command()
+def report(run_folder: RunFolder, show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False) -> None:
+    """Write report.html of a run again and print where it is."""
+    _config_of(run_folder)
+    from capfilt.report import write_report
+
+    page = write_report(run_folder)
+    print(page)
+    if show:
+        typer.launch(str(page))
+
+
+@app.command()
+def caption(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder: runs/quickstart/round-1/models/captioner")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Picture files.")],
+    prompt: Annotated[str, typer.Option(help="Words every caption begins with.")] = "a picture of ",
+    decode: Annotated[str, typer.Option(metavar="KIND", help="beam, greedy, nucleus, or YAML: {kind: beam, beams: 5}")] = "beam",
+    seed: Annotated[int, typer.Option(help="Chance of nucleus.")] = 0,
+) -> None:
+    """Caption pictures with a trained model, one line each."""
+    from PIL import Image
+
+    pictures = []
+    for path in images:
+        try:
+            with Image.open(path) as opened:
+                pictures.append(opened.convert("RGB"))
+        except OSError as error:
+            raise InputError(f"{path}: expected a picture, found {error}. Check the path") from None
+    how = _decoding(decode)
+    from capfilt import load_model
+
+    texts = load_model(model).caption(pictures, prompt=prompt, decode=how, seed=seed)
+    for path, text in zip(images, texts, strict=True):
+        print(f"{path}\t{text}" if len(images) > 1 else text)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of pipeline files, for editors: capfilt schema > capfilt.schema.json"""
+    import json
+
+    from capfilt.config.pipeline import Pipeline
+
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    print(json.dumps({"$schema": dialect, **Pipeline.model_json_schema(), "title": "capfilt pipeline"}, indent=2))
+
+
+# ── what the commands share ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _load(pipeline: str, overrides: list[str] | None, limit: int | None) -> "tuple[Path, Pipeline]":
+    from capfilt.config.load import find_yaml, load_pipeline
+
+    source = find_yaml(pipeline, "pipelines")
+    return source, load_pipeline(source, overrides or (), limit)
+
+
+def _settings_of(run_folder: Path, overrides: list[str] | None) -> "Pipeline":
+    """The run's own config with `overrides`, `{output}` being where the folder is now."""
+    from capfilt.config.load import load_pipeline
+
+    return load_pipeline(_config_of(run_folder), [*(overrides or ()), f"output={run_folder}"])
+
+
+def _config_of(run_folder: Path) -> Path:
+    config = run_folder / "config.yaml"
+    if not config.is_file():
+        raise RunStateError(
+            f"{run_folder}: expected a run folder, found no config.yaml in it. Give the `output` of a pipeline that ran"
+        )
+    return config
+
+
+def _number(round_folder: Path) -> int:
+    text = round_folder.name.removeprefix("round-")
+    return int(text) if text.isdigit() else -1
+
+
+def _write_view(run_folder: Path, view: Path, settings: "Pipeline") -> None:
+    """The data set of a view, in the view's own folder."""
+    from capfilt.config.pipeline import WriteConfig
+    from capfilt.stages.write import write
+
+    made_in = view.parent.parent
+    write(
+        settings.write or WriteConfig(),
+        selection=str(view / "selection.parquet"),
+        candidates=[str(path) for path in sorted((made_in / "candidates").glob("chunk-*.parquet"))],
+        pool=[str(path) for path in sorted((run_folder / "pool").glob("chunk-*.parquet"))],
+        out=str(view / "dataset"),
+        card={"name": f"{settings.name}, view {view.name}", "version": __version__, "round": _number(made_in)},
+    )
+
+
+def _decoding(text: str) -> "Decoding":
+    """`beam`, or YAML such as `{kind: beam, beams: 5}`."""
+    from capfilt.config.decoding import Decoding
+    from capfilt.config.load import load_section
+
+    decoding: Decoding = load_section(text if ":" in text else f"kind: {text}", "--decode", Decoding)
+    return decoding

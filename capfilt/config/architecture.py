@@ -1,0 +1,140 @@
+"""What a network looks like: the typed form of models/*.yaml.
+
+Only sizes and named choices; knows nothing of weights, training recipes or torch.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from capfilt.config.base import Positive, Section, Share
+from capfilt.errors import ConfigError
+
+
+class VisionConfig(Section):
+    """A ViT (pre-norm, class token first, final norm)."""
+
+    size: Positive
+    """Pixels of the square input."""
+    patch: Positive
+    """Pixels per token side; with `stem: conv` a power of two, reached by convolutions of stride 2."""
+    width: Positive
+    layers: Positive
+    heads: Positive
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    stem: Literal["patch", "conv"] = "patch"
+    """patch: one linear map per patch (ViT, BLIP). conv: 3x3 stride-2 convolutions, each with GroupNorm and GELU."""
+    positions: Literal["learned", "sincos2d"] = "learned"
+    norm_eps: float = 1e-6
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        if self.size % self.patch:
+            raise ValueError(f"size {self.size} is not a multiple of patch {self.patch}: change one of them")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}: change one of them")
+        if self.stem == "conv" and (self.patch & (self.patch - 1) or self.patch < 2):
+            raise ValueError(f"stem: conv needs a patch that is a power of two, found {self.patch}")
+        if self.positions == "sincos2d" and self.width % 4:
+            raise ValueError(f"positions: sincos2d needs a width that is a multiple of 4, found {self.width}")
+        return self
+
+
+class TextConfig(Section):
+    """A BERT (post-norm, erf GELU) that serves as text encoder, image-grounded encoder and image-grounded decoder."""
+
+    vocabulary: Literal["bert", "trained"] = "bert"
+    """bert: bert-base-uncased's WordPiece. trained: WordPiece trained on the run's texts; `vocab_size` is then an upper bound."""
+    vocab_size: Positive
+    """All tokens, [DEC] and [ENC] included: they are the last two ids."""
+    width: Positive
+    layers: Positive
+    heads: Positive
+    intermediate: Positive
+    """Hidden width of the feed-forward."""
+    max_positions: Positive = 512
+    dropout: Share = 0.0
+    norm_eps: float = 1e-12
+    shared: bool = True
+    """Encoder and decoder share all but self-attention (BLIP section 3.2, Table 3)."""
+    tied_vocabulary: bool = True
+    """The output projection is the word embedding."""
+    pad_id: int = 0
+    cls_id: int = 101
+    sep_id: int = 102
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}: change one of them")
+        return self
+
+    @property
+    def dec_id(self) -> int:
+        return self.vocab_size - 2
+
+    @property
+    def enc_id(self) -> int:
+        return self.vocab_size - 1
+
+
+class MedArchitecture(Section):
+    """BLIP's multimodal mixture of encoder-decoder (BLIP section 3.1)."""
+
+    kind: Literal["med"]
+    image: VisionConfig
+    text: TextConfig
+    embed_dim: Positive = 256
+    """Width of the common image-text space of ITC."""
+    queue_size: Annotated[int, Field(ge=0)] = 57_600
+    """Momentum features kept as further negatives."""
+    momentum: Share = 0.995
+    alpha: Share = 0.4
+    """Weight of the momentum model's soft targets at the end of the ramp."""
+    itm_position: Literal["enc", "cls"] = "enc"
+    """Token at position 0 for ITM. Published ITM scorers were called with [CLS]."""
+    max_text_length: Positive = 30
+    """Tokens of a text in pre-training, specials counted."""
+    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    init_std: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of fresh linear and embedding weights."""
+
+    @model_validator(mode="after")
+    def _text_fits(self) -> Self:
+        if self.max_text_length > self.text.max_positions:
+            raise ValueError(
+                f"max_text_length {self.max_text_length} is above text.max_positions {self.text.max_positions}: lower it"
+            )
+        return self
+
+
+Architecture = MedArchitecture
+"""Grows into a union discriminated by `kind` when a second family arrives."""
+
+
+def load_architecture(path: Path | str) -> Architecture:
+    """Read one architecture YAML.
+
+    Raises:
+        ConfigError: If the file is missing, is no YAML, or does not describe an architecture; names every wrong field.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: expected an architecture YAML, found no file; check the name or write it") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: expected YAML, found {error}; correct the file") from None
+    try:
+        return MedArchitecture.model_validate(content)
+    except ValidationError as error:
+        lines = [f"{path} {'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}, found {e['input']!r}" for e in error.errors()]
+        raise ConfigError("\n".join([*lines, "Expected the fields of an architecture YAML; correct the ones named."])) from None
+
+
+def dump_architecture(architecture: Architecture) -> str:
+    """The YAML text that `load_architecture` reads back to an equal object."""
+    return yaml.safe_dump(architecture.model_dump(mode="json"), sort_keys=False)

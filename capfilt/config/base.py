@@ -1,0 +1,29 @@
+"""The base class of every config section, and the mark for settings that do not change results."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+
+class Section(BaseModel):
+    """A frozen config section that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def operational(default: Any = ..., **kwargs: Any) -> Any:
+    """A field whose value may change between two starts of one run: it never enters the fingerprint.
+
+    Every other field is result-affecting, so that a forgotten mark errs on the safe side.
+    """
+    return Field(default, json_schema_extra={"operational": True}, **kwargs)
+
+
+def is_operational(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and extra.get("operational") is True
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]

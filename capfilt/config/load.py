@@ -1,0 +1,129 @@
+"""A pipeline file as a typed, frozen `Pipeline`: YAML, `--set` overrides, `{output}`, and all mistakes at once with their lines.
+
+Knows nothing about running it; touches no file but the YAML.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from capfilt.config.base import Section, is_operational
+from capfilt.config.explain import explain
+from capfilt.config.find import find_yaml
+from capfilt.config.pipeline import Pipeline
+from capfilt.config.source import Place, Source, override, parse
+from capfilt.errors import ConfigError
+
+__all__ = ["find_yaml", "load_pipeline", "load_section", "load_text", "result_settings"]
+
+
+def load_pipeline(path: str | Path, overrides: Sequence[str] = (), limit: int | None = None) -> Pipeline:
+    """Read a pipeline file, or a bundled pipeline by its name.
+
+    Args:
+        overrides: `path=value` each, as after `--set`; the value is YAML.
+        limit: Take the first `limit` rows only, in a run folder of its own (`…-limit-N`). Pass it to `run_pipeline` too.
+
+    Raises:
+        ConfigError: Lists every problem with file, line, what was found and what may stand there.
+    """
+    file = find_yaml(path, "pipelines")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: expected a readable YAML file in UTF-8, found {error}. Check the file") from None
+    return load_text(text, str(file), overrides, limit)
+
+
+def load_text(text: str, name: str = "pipeline", overrides: Sequence[str] = (), limit: int | None = None) -> Pipeline:
+    """`load_pipeline` for YAML that is already in memory; `name` stands in messages."""
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit: expected at least 1 row, found {limit}. Give a greater number or leave it out")
+    source = parse(text, name)
+    if not isinstance(source.tree, dict):
+        found = "an empty file" if source.tree is None else f"a {type(source.tree).__name__}"
+        raise ConfigError(f"{name}: expected `key: value` sections, found {found}. Start from pipelines/quickstart.yaml")
+    for assignment in overrides:
+        override(source, assignment)
+    _resolve_output(source, limit)
+    try:
+        # Through JSON, because pydantic's strict mode takes a list for a tuple only there; strict refuses "2" for 2.
+        return Pipeline.model_validate_json(json.dumps(source.tree), strict=True)
+    except ValidationError as error:
+        raise ConfigError(explain(error, source, Pipeline)) from None
+
+
+def load_section(text: str, name: str, kind: Any) -> Any:
+    """One section by itself: `kind` is its class or tagged union; `name` stands in messages.
+
+    Raises:
+        ConfigError: Lists every problem.
+    """
+    source = parse(text, name)
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(source.tree), strict=True)
+    except ValidationError as error:
+        raise ConfigError(explain(error, source, kind)) from None
+
+
+def result_settings(pipeline: Pipeline) -> dict[str, Any]:
+    """What the fingerprint is made of: every setting that is not operational, as JSON values.
+
+    Paths inside the run folder are written with `{output}`, so that a run that was moved keeps its fingerprint.
+    """
+    settings = _without_operational(pipeline)
+    assert isinstance(settings, dict)
+    inside = re.compile(re.escape(pipeline.output.rstrip("/")) + r"(?=/|$)")
+    folded = _map_strings(settings, lambda text, _: inside.sub("{output}", text) if inside.match(text) else text)
+    assert isinstance(folded, dict)
+    return folded
+
+
+def _without_operational(value: Any) -> Any:
+    if isinstance(value, Section):
+        fields = type(value).model_fields
+        return {name: _without_operational(getattr(value, name)) for name, field in fields.items() if not is_operational(field)}
+    if isinstance(value, dict):
+        return {key: _without_operational(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_operational(inner) for inner in value]
+    return value
+
+
+def _resolve_output(source: Source, limit: int | None) -> None:
+    """Put the run folder for `{output}`, the only placeholder, wherever it stands."""
+    output = source.tree.get("output")
+    if not isinstance(output, str) or not output:
+        return  # missing or no text: validation says so
+    if "{" in output:
+        raise ConfigError(
+            f"{source.place(('output',))} output: expected a plain folder, found '{output}'. Write it without braces"
+        )
+    output = (output.rstrip("/") or "/") + (f"-limit-{limit}" if limit is not None else "")
+
+    def resolve(text: str, path: Place) -> str:
+        unknown = [name for name in re.findall(r"\{(\w+)\}", text) if name != "output"]
+        if unknown:
+            dotted = ".".join(map(str, path))
+            raise ConfigError(
+                f"{source.place(path)} {dotted}: expected {{output}}, the only placeholder, "
+                f"found '{{{unknown[0]}}}'. Write the value out"
+            )
+        return text.replace("{output}", output)
+
+    source.tree = _map_strings({**source.tree, "output": output}, resolve)
+
+
+def _map_strings(value: Any, change: Any, path: Place = ()) -> Any:
+    """The same tree with `change(text, path)` for every text."""
+    if isinstance(value, str):
+        return change(value, path)
+    if isinstance(value, dict):
+        return {key: _map_strings(inner, change, (*path, key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_map_strings(inner, change, (*path, index)) for index, inner in enumerate(value)]
+    return value

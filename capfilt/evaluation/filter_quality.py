@@ -1,0 +1,159 @@
+"""How well a filter tells true texts from false ones: precision, recall, ROC AUC, noise ratio; web and synthetic texts apart.
+
+Reads scores that are in the candidates table; knows nothing of models or thresholds' reasons.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from capfilt.evaluation.truth import Truth, read_rows
+
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One scored text with its truth."""
+
+    origin: str
+    noise_kind: str
+    itm: float
+    is_true: bool
+
+
+def filter_quality(
+    candidates: Sequence[str], truth: Mapping[str, Truth], *, min_itm: float, scored_by: str, selection: str | None = None
+) -> Metrics:
+    """Metrics of the texts that were scored and whose url the truth knows; a text is kept where itm >= `min_itm`.
+
+    The noise ratio is the share of texts that the filter rejects (BLIP Table 4). With `selection`, also how many texts of
+    the finished data set are true.
+    """
+    rows = [row for path in candidates for row in read_rows(path, ("row_id", "url", "captions"))]
+    judged = list(_judged(rows, truth))
+    web = [text for text in judged if text.origin == "web"]
+    synthetic = [text for text in judged if text.origin == "synthetic"]
+    found: Metrics = {
+        "scored_by": scored_by,
+        "min_itm": min_itm,
+        "noise_ratio": {"web": _noise_ratio(web, min_itm), "synthetic": _noise_ratio(synthetic, min_itm)},
+        "web": _web(web, min_itm),
+        "synthetic": _synthetic(synthetic, min_itm),
+    }
+    if selection is not None:
+        found["dataset"] = _dataset(rows, truth, selection)
+    return found
+
+
+def roc_auc(scores: Float64Array, is_positive: BoolArray) -> float | None:
+    """Probability that a positive scores above a negative, ties counting half; None where one of the two is missing."""
+    positives = int(is_positive.sum())
+    negatives = len(is_positive) - positives
+    if not positives or not negatives:
+        return None
+    _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2  # 1-based, of each group of equal scores
+    return float((mean_rank[group][is_positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def precision_recall(is_kept: BoolArray, is_true: BoolArray) -> tuple[float | None, float | None]:
+    """Share of the kept that are true, share of the true that are kept; None where there are none."""
+    both = float((is_kept & is_true).sum())
+    return (both / is_kept.sum() if is_kept.any() else None), (both / is_true.sum() if is_true.any() else None)
+
+
+def _judged(rows: Iterable[dict[str, Any]], truth: Mapping[str, Truth]) -> Iterable[Judged]:
+    for row in rows:
+        known = truth.get(row["url"])
+        if known is None:
+            continue
+        for caption in row["captions"] or []:
+            itm = next((score["itm"] for score in caption["scores"] or [] if score["itm"] is not None), None)
+            if itm is not None:
+                yield Judged(caption["origin"], known.noise_kind, itm, _is_true(caption, known))
+
+
+def _is_true(caption: dict[str, Any], known: Truth) -> bool:
+    return known.text_is_true if caption["origin"] == "web" else known.is_true(caption["text"])
+
+
+def _arrays(texts: Sequence[Judged], min_itm: float) -> tuple[Float64Array, BoolArray, BoolArray]:
+    """Scores, kept, true."""
+    scores = np.array([text.itm for text in texts], dtype=np.float64)
+    # float32, as in the table and in `select`: 0.7 there is not 0.7 here.
+    is_kept = scores.astype(np.float32) >= np.float32(min_itm)
+    return scores, is_kept, np.array([text.is_true for text in texts], dtype=bool)
+
+
+def _noise_ratio(texts: Sequence[Judged], min_itm: float) -> float | None:
+    return 1 - float(_arrays(texts, min_itm)[1].mean()) if texts else None
+
+
+def _web(texts: Sequence[Judged], min_itm: float) -> Metrics:
+    scores, is_kept, is_true = _arrays(texts, min_itm)
+    precision, recall = precision_recall(is_kept, is_true)
+    kinds = np.array([text.noise_kind for text in texts], dtype=object)
+    by_kind: dict[str, Metrics] = {}
+    for kind in sorted(set(kinds.tolist())):
+        is_kind = kinds == kind
+        # A kind's false texts against all true ones: within a kind nearly all texts are the one or the other.
+        compared = is_true | is_kind
+        by_kind[kind] = {
+            "count": int(is_kind.sum()),
+            "true": int(is_true[is_kind].sum()),
+            "kept": int(is_kept[is_kind].sum()),
+            "kept_share": float(is_kept[is_kind].mean()),
+            "roc_auc": roc_auc(scores[compared], is_true[compared]),
+        }
+    return {
+        "count": len(texts),
+        "true": int(is_true.sum()),
+        "kept": int(is_kept.sum()),
+        "precision": precision,
+        "recall": recall,
+        "roc_auc": roc_auc(scores, is_true),
+        "by_noise_kind": by_kind,
+    }
+
+
+def _synthetic(texts: Sequence[Judged], min_itm: float) -> Metrics:
+    scores, is_kept, is_true = _arrays(texts, min_itm)
+    precision, recall = precision_recall(is_kept, is_true)
+    return {
+        "count": len(texts),
+        "kept": int(is_kept.sum()),
+        "true_before": float(is_true.mean()) if texts else None,
+        "true_after": precision,
+        "precision": precision,
+        "recall": recall,
+        "roc_auc": roc_auc(scores, is_true),
+        "false_count": int((~is_true).sum()),
+        "false_rejected": int((~is_true & ~is_kept).sum()),
+    }
+
+
+def _dataset(rows: Iterable[dict[str, Any]], truth: Mapping[str, Truth], selection: str) -> Metrics:
+    """Texts of the data set, by origin: how many, and how many of them true."""
+    kept_of = {row["row_id"]: row["kept"] for row in read_rows(selection, ("row_id", "kept"))}
+    counts: dict[str, list[bool]] = {"web": [], "synthetic": []}
+    for row in rows:
+        known = truth.get(row["url"])
+        kept = kept_of.get(row["row_id"]) or []
+        if known is None:
+            continue
+        for caption, is_kept in zip(row["captions"] or [], kept, strict=False):
+            if is_kept and caption["origin"] in counts:
+                counts[caption["origin"]].append(_is_true(caption, known))
+    everything = [is_true for values in counts.values() for is_true in values]
+    found: Metrics = {origin: _share(values) for origin, values in counts.items()}
+    return {**found, "all": _share(everything)}
+
+
+def _share(values: Sequence[bool]) -> Metrics:
+    return {"count": len(values), "true": sum(values), "true_share": sum(values) / len(values) if values else None}

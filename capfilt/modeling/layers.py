@@ -1,0 +1,119 @@
+"""Attention and feed-forward, the blocks that every network here is made of.
+
+Know nothing of images, texts or losses.
+
+Axes at the end of tensor names: B batch, T query positions, S key positions, W width, H heads, D width of one head.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values, both [B, H, S, D]."""
+
+
+def attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, bias: Tensor | None = None, *, causal: bool = False) -> Tensor:
+    """Softmax attention, [B, H, T, D]. `bias` is added to the scores before the softmax; `causal` only without `bias`.
+
+    One query on a CPU goes through plain products: torch's fused kernel repacks keys and values at every call there, which
+    costs 6-8 times the products in bfloat16.
+    """
+    if q_BHTD.shape[2] == 1 and q_BHTD.device.type == "cpu":
+        scores = torch.matmul(q_BHTD * (1 / math.sqrt(q_BHTD.shape[-1])), k_BHSD.transpose(-1, -2))
+        if bias is not None:
+            scores = scores + bias
+        return torch.matmul(scores.softmax(-1), v_BHSD)
+    return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=bias, is_causal=causal)
+
+
+def split_heads(x_BTW: Tensor, heads: int) -> Tensor:
+    """[B, T, W] -> [B, H, T, D], a view."""
+    batch, length, width = x_BTW.shape
+    return x_BTW.view(batch, length, heads, width // heads).transpose(1, 2)
+
+
+def split_parts(x_BTF: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """[B, T, parts * W] -> that many [B, H, T, D], views."""
+    batch, length, width = x_BTF.shape
+    return x_BTF.view(batch, length, parts, heads, width // parts // heads).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def join_heads(x_BHTD: Tensor) -> Tensor:
+    return x_BHTD.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; queries, keys and values come from one product."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def project(self, x_BTW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each [B, H, T, D]."""
+        q, k, v = split_parts(self.qkv(x_BTW), 3, self.heads)
+        return q, k, v
+
+    def forward(self, x_BTW: Tensor, bias: Tensor | None = None, *, causal: bool = False, first_only: bool = False) -> Tensor:
+        """[B, T, W], or [B, 1, W] with `first_only`: the output of position 0 alone, for no more work than that needs."""
+        if first_only:
+            width = x_BTW.shape[-1]
+            q = split_heads(F.linear(x_BTW[:, :1], self.qkv.weight[:width], self.qkv.bias[:width]), self.heads)
+            kv = F.linear(x_BTW, self.qkv.weight[width:], self.qkv.bias[width:])
+            k, v = split_parts(kv, 2, self.heads)
+        else:
+            q, k, v = self.project(x_BTW)
+        out_BTW: Tensor = self.out(join_heads(attend(q, k, v, bias, causal=causal)))
+        return out_BTW
+
+
+class CrossAttention(nn.Module):
+    """Attention from texts to images, the keys and values of an image made once however many texts look at it."""
+
+    def __init__(self, width: int, image_width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(image_width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def keys_values(self, image_BSW: Tensor) -> KeysValues:
+        k, v = split_parts(self.kv(image_BSW), 2, self.heads)
+        return k, v
+
+    def forward(self, x_RTW: Tensor, image: KeysValues) -> Tensor:
+        """[R, T, W]. R is a multiple of the images' B, rows image by image; rows of one image share its keys unrepeated."""
+        rows, length, width = x_RTW.shape
+        q_BHTD = split_heads(self.q(x_RTW).view(image[0].shape[0], -1, width), self.heads)
+        out_RTW: Tensor = self.out(join_heads(attend(q_BHTD, *image)).view(rows, length, width))
+        return out_RTW
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with an exact (erf) GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x_BTW: Tensor) -> Tensor:
+        out_BTW: Tensor = self.down(F.gelu(self.up(x_BTW)))
+        return out_BTW
+
+
+def initialise(module: nn.Module, std: float) -> None:
+    """Fresh weights in place: normal with `std` for linear and embedding weights, zero biases, unit norms.
+
+    Draws from torch's global generator; convolutions keep torch's own (fan-in) start.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=std)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)

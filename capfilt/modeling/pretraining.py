@@ -1,0 +1,220 @@
+"""What a MED learns from: pre-training with ITC, ITM and LM, and the fine-tunings of filter and captioner (BLIP section 3).
+
+Answer `losses(batch)` by name; know nothing of optimisers, schedules or data. All that a resumed run needs (momentum copy,
+queues, the state of the generator that draws negatives) is in the state dict. docs/paper_map.md says which term is whose.
+
+Axes at the end of tensor names: B pairs, K candidates (batch, then queue), T tokens, E common space, M kept tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from capfilt.errors import ConfigError
+from capfilt.modeling.batch import Batch
+from capfilt.modeling.layers import KeysValues
+from capfilt.modeling.losses import (
+    IGNORED,
+    draw_negatives,
+    itc_loss,
+    itm_loss,
+    lm_labels,
+    lm_loss,
+    log_weights,
+    one_hot_positives,
+    positives_by_image,
+    soft_targets,
+)
+from capfilt.modeling.med import MED, take_images, with_first
+from capfilt.modeling.momentum import FeatureQueue, MomentumEncoders
+
+LossName = Literal["itc", "itm", "lm"]
+
+
+class MedCaptionerFinetuning(nn.Module):
+    """LM alone; the prompt is seen but not learnt (BLIP's captioning fine-tuning)."""
+
+    def __init__(self, model: MED, *, prompt_length: int = 0) -> None:
+        """`prompt_length`: tokens at the head of every text that are the prompt, position 0 counted."""
+        super().__init__()
+        self.model = model
+        self.prompt_length = prompt_length
+
+    def set_progress(self, step: int, steps_per_ramp: int) -> None:
+        """Nothing ramps here."""
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        image_kv = self.model.text_decoder.image_kv(self.model.encode_image(batch.pixels_BCHW))
+        return {"lm": language_loss(self.model, batch, image_kv, self.prompt_length)}
+
+
+@dataclass(frozen=True)
+class _Contrast:
+    """Similarities divided by the temperature, and the momentum features to enqueue."""
+
+    online_i2t_BK: Tensor
+    online_t2i_BK: Tensor
+    momentum_i2t_BK: Tensor
+    momentum_t2i_BK: Tensor
+    image_BE: Tensor
+    text_BE: Tensor
+    image_m_BE: Tensor
+    text_m_BE: Tensor
+
+
+class _MedContrast(nn.Module):
+    """What pre-training and the filter's fine-tuning have in common: momentum, queue, alpha, matching on hard negatives."""
+
+    def __init__(self, model: MED, *, losses: Sequence[LossName], seed: int) -> None:
+        super().__init__()
+        unknown = sorted(set(losses) - set(self.possible))
+        if unknown or not losses:
+            raise ConfigError(f"losses: expected some of {', '.join(self.possible)}, found {list(losses)}; correct the names")
+        self.model = model
+        self.asked = frozenset(losses)
+        self.momentum = MomentumEncoders(model)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.queue = FeatureQueue(model.config.queue_size, model.config.embed_dim, self.generator)
+        self.alpha = model.config.alpha
+
+    possible: tuple[str, ...] = get_args(LossName)
+
+    def set_progress(self, step: int, steps_per_ramp: int) -> None:
+        """Alpha grows linearly from 0 to the architecture's over `steps_per_ramp` steps (BLIP: two epochs; filter: one)."""
+        self.alpha = self.model.config.alpha * min(1.0, step / max(1, steps_per_ramp))
+
+    def get_extra_state(self) -> Tensor:
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.generator.set_state(state.cpu())
+
+    def _contrast(self, batch: Batch, image_embeds_BND: Tensor) -> _Contrast:
+        model = self.model
+        image_BE = model.image_features(image_embeds_BND).float()
+        text_BE = model.text_features(batch.ids_BT, batch.mask_BT).float()
+        self.momentum.update(model)
+        image_m_BE, text_m_BE = self.momentum.features(batch.pixels_BCHW, batch.ids_BT, batch.mask_BT)
+        # In bfloat16 a cosine has two digits, and the temperature multiplies its error by 14.
+        with torch.autocast(image_BE.device.type, enabled=False):
+            texts_EK = torch.cat([text_m_BE, self.queue.text_QE]).T / model.temp
+            images_EK = torch.cat([image_m_BE, self.queue.image_QE]).T / model.temp
+            with torch.no_grad():
+                momentum = (image_m_BE @ texts_EK, text_m_BE @ images_EK)
+            online = (image_BE @ texts_EK, text_BE @ images_EK)
+        return _Contrast(*online, *momentum, image_BE, text_BE, image_m_BE, text_m_BE)
+
+    def _clamp_temperature(self) -> None:
+        with torch.no_grad():
+            self.model.temp.clamp_(0.001, 0.5)
+
+    def _matching(self, batch: Batch, image_kv: list[KeysValues], log_i2t_BB: Tensor, log_t2i_BB: Tensor) -> Tensor:
+        """ITM on 3 B rows: own pairs; each text with a negative image; each image with a negative text."""
+        negative_image_B, has_image_B = draw_negatives(log_t2i_BB.cpu(), self.generator)
+        negative_text_B, has_text_B = draw_negatives(log_i2t_BB.cpu(), self.generator)
+        device = batch.ids_BT.device
+        own_B = torch.arange(len(batch.ids_BT))
+        rows = torch.cat([own_B, own_B, negative_text_B]).to(device)
+        images = torch.cat([own_B, negative_image_B, own_B]).to(device)
+        logits_R2 = self.model.itm_logits_from(batch.ids_BT, batch.mask_BT, take_images(image_kv, images), rows)
+        none_B = torch.full_like(own_B, IGNORED)
+        labels_R = torch.cat([torch.ones_like(own_B), none_B.where(~has_image_B, 0), none_B.where(~has_text_B, 0)])
+        return itm_loss(logits_R2.float(), labels_R.to(device))
+
+
+class MedPretraining(_MedContrast):
+    """ITC + ITM + LM (BLIP section 3.1), in the order of the published code.
+
+    ITM negatives come from this batch alone, by online-against-momentum similarity.
+    """
+
+    def __init__(self, model: MED, *, losses: Sequence[LossName] = ("itc", "itm", "lm"), seed: int = 0) -> None:
+        super().__init__(model, losses=losses, seed=seed)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The asked losses by name; moves the momentum copy and the queue on."""
+        self._clamp_temperature()
+        pairs = len(batch.ids_BT)
+        image_embeds_BND = self.model.encode_image(batch.pixels_BCHW)
+        found: dict[str, Tensor] = {}
+        image_kv = self.model.text_encoder.image_kv(image_embeds_BND) if self.asked & {"itm", "lm"} else []
+        if self.asked & {"itc", "itm"}:
+            contrast = self._contrast(batch, image_embeds_BND)
+            if "itc" in self.asked:
+                own_BK = one_hot_positives(pairs, contrast.online_i2t_BK.shape[1], image_embeds_BND.device)
+                found["itc"] = itc_loss(
+                    contrast.online_i2t_BK,
+                    contrast.online_t2i_BK,
+                    soft_targets(contrast.momentum_i2t_BK, own_BK, self.alpha),
+                    soft_targets(contrast.momentum_t2i_BK, own_BK, self.alpha),
+                )
+            if "itm" in self.asked:
+                own_BB = torch.eye(pairs, dtype=torch.bool, device=image_embeds_BND.device)
+                found["itm"] = self._matching(
+                    batch,
+                    image_kv,
+                    log_weights(contrast.online_i2t_BK[:, :pairs], own_BB, 1e-4),
+                    log_weights(contrast.online_t2i_BK[:, :pairs], own_BB, 1e-4),
+                )
+            self.queue.enqueue(contrast.image_m_BE, contrast.text_m_BE, batch.image_ids_B)
+        if "lm" in self.asked:
+            shared = self.model.config.text.shared
+            found["lm"] = language_loss(
+                self.model, batch, image_kv if shared else self.model.text_decoder.image_kv(image_embeds_BND)
+            )
+        return found
+
+
+class MedFilterFinetuning(_MedContrast):
+    """ITC + ITM where every text of an image is a positive, in the batch and in the queue (BLIP's retrieval fine-tuning).
+
+    ITM negatives come by online-against-online similarity, never from the same image; a pair that finds none in its batch
+    forms no negative.
+    """
+
+    possible = ("itc", "itm")
+
+    def __init__(self, model: MED, *, losses: Sequence[LossName] = ("itc", "itm"), seed: int = 0) -> None:
+        super().__init__(model, losses=losses, seed=seed)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The asked losses by name; moves the momentum copy and the queue on."""
+        self._clamp_temperature()
+        image_embeds_BND = self.model.encode_image(batch.pixels_BCHW)
+        contrast = self._contrast(batch, image_embeds_BND)
+        found: dict[str, Tensor] = {}
+        if "itc" in self.asked:
+            positives_BK = positives_by_image(batch.image_ids_B, torch.cat([batch.image_ids_B, self.queue.image_ids_Q]))
+            found["itc"] = itc_loss(
+                contrast.online_i2t_BK,
+                contrast.online_t2i_BK,
+                soft_targets(contrast.momentum_i2t_BK, positives_BK, self.alpha),
+                soft_targets(contrast.momentum_t2i_BK, positives_BK, self.alpha),
+            )
+        if "itm" in self.asked:
+            same_BB = batch.image_ids_B[:, None] == batch.image_ids_B[None]
+            with torch.no_grad(), torch.autocast(image_embeds_BND.device.type, enabled=False):
+                sims_BB = contrast.image_BE @ contrast.text_BE.T / self.model.temp
+            found["itm"] = self._matching(
+                batch,
+                self.model.text_encoder.image_kv(image_embeds_BND),
+                log_weights(sims_BB, same_BB),
+                log_weights(sims_BB.T, same_BB),
+            )
+        self.queue.enqueue(contrast.image_m_BE, contrast.text_m_BE, batch.image_ids_B)
+        return found
+
+
+def language_loss(model: MED, batch: Batch, image_kv: list[KeysValues], prompt_length: int = 0) -> Tensor:
+    """LM loss of the batch's texts; the vocabulary is scored only where a token is kept.
+
+    Padding needs no mask: it stands to the right of every kept token, and a token sees only what precedes it.
+    """
+    labels_RT = lm_labels(batch.ids_BT, batch.mask_BT, prompt_length)
+    states_RTW = model.text_decoder(with_first(batch.ids_BT[:, :-1], model.config.text.dec_id), None, image_kv, causal=True)
+    kept_M = (labels_RT != IGNORED).flatten().nonzero()[:, 0]
+    logits_MV = model.head(states_RTW.flatten(0, 1).index_select(0, kept_M))
+    return lm_loss(logits_MV.float(), labels_RT.flatten()[kept_M])

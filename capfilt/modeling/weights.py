@@ -1,0 +1,105 @@
+"""A trained network as a folder, and back: model.safetensors, architecture.yaml, tokenizer.json.
+
+Holds what inference needs (the temperature too), not momentum copies, queues or optimisers; knows nothing of training. The
+same weights give the same bytes.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from capfilt.config.architecture import Architecture, dump_architecture, load_architecture
+from capfilt.errors import CheckpointError
+from capfilt.modeling.build import build
+from capfilt.modeling.med import MED
+from capfilt.modeling.tokenizer import Tokenizer
+
+WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.yaml"
+
+
+@dataclass(frozen=True)
+class LoadedMed:
+    """A network in evaluation mode, with what belongs to it."""
+
+    model: MED
+    architecture: Architecture
+    tokenizer: Tokenizer
+
+
+def save_model(folder: Path | str, model: MED, architecture: Architecture, tokenizer: Tokenizer) -> None:
+    """Write the folder; it appears whole, in place of any earlier one.
+
+    Shared tensors are written once, under the first of their names.
+    """
+    folder = Path(folder)
+    fresh, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_file({name: tensor.contiguous().cpu() for name, tensor in own_tensors(model).items()}, fresh / WEIGHTS)
+    (fresh / ARCHITECTURE).write_text(dump_architecture(architecture), encoding="utf-8")
+    tokenizer.save(fresh)
+    for path in fresh.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_model(folder: Path | str) -> LoadedMed:
+    """Read a folder that `save_model` wrote; the network is on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: If a file is missing, or tensors are missing, unexpected or of another shape: all are listed.
+    """
+    folder = Path(folder)
+    missing = [name for name in (WEIGHTS, ARCHITECTURE) if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder}: expected a capfilt model, found no {', '.join(missing)}; point to a model folder")
+    architecture = load_architecture(folder / ARCHITECTURE)
+    model = build(architecture)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / WEIGHTS}: expected safetensors, found {error}; copy the file again") from None
+    load_tensors(model, tensors, str(folder / WEIGHTS))
+    return LoadedMed(model.eval(), architecture, Tokenizer.load(folder))
+
+
+def own_tensors(model: MED) -> dict[str, Tensor]:
+    """The state dict with every shared tensor once."""
+    seen: set[int] = set()
+    found: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor.detach()
+    return found
+
+
+def load_tensors(model: MED, tensors: dict[str, Tensor], source: str) -> None:
+    """Copy the tensors into the network, each in its place.
+
+    Raises:
+        CheckpointError: If they are not exactly the network's; lists all that differ and changes nothing.
+    """
+    own = own_tensors(model)
+    wrong = [f"missing {name} {list(own[name].shape)}" for name in own if name not in tensors]
+    wrong += [f"unexpected {name} {list(tensors[name].shape)}" for name in tensors if name not in own]
+    wrong += [
+        f"misshapen {name}: expected {list(own[name].shape)}, found {list(tensor.shape)}"
+        for name, tensor in tensors.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    if wrong:
+        listed = "\n  ".join(wrong)
+        raise CheckpointError(f"{source}: expected the tensors of its architecture, found\n  {listed}\nUse the matching YAML.")
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)

@@ -1,0 +1,78 @@
+"""Counts, in files, how often a chunk was begun and not ended, so that one that kills its process is not tried for ever.
+
+The process that dies cannot tell; the next one reads the mark. Knows nothing about what the work is.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from capfilt.run import files
+from capfilt.run.build import Job
+from capfilt.run.work import Outcome
+
+Made = TypeVar("Made")
+
+
+class Attempts:
+    """Marks of one stage of one job. A chunk that was begun before runs alone in its process: it is to blame if that dies."""
+
+    def __init__(self, job: Job, stage: str) -> None:
+        self._stage = stage
+        self._folder = marks_folder(job)
+        self._allowed = 1 + job.pipeline.resources.retries_per_chunk
+        self._gate = _Gate()
+
+    def run(self, chunk_id: str, work: Callable[[], Made]) -> Made | Outcome:
+        """`work()`, or the outcome of a chunk whose process died as often as it may be tried."""
+        mark = files.join(self._folder, f"{chunk_id}-{self._stage}")
+        begun = int(files.get(mark) or b"0")
+        if begun >= self._allowed:
+            return Outcome(
+                chunk_id, self._stage, attempts=begun, error=f"its process died {begun} time(s) (killed, or out of memory)"
+            )
+        with self._gate.alone() if begun else self._gate.together():
+            files.put(mark, str(begun + 1).encode())
+            try:
+                return work()
+            finally:
+                files.remove(mark)
+
+
+def marks_folder(job: Job) -> str:
+    return files.join(job.pipeline.output, "events", "attempts", job.name.replace("/", "-"))
+
+
+class _Gate:
+    """Many may be in together, or one alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._is_alone = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_alone)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_alone)
+            self._is_alone = True  # nobody enters any more; those inside may end
+            self._changed.wait_for(lambda: self._inside == 0)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_alone = False
+                self._changed.notify_all()

@@ -1,0 +1,90 @@
+"""What travels to a worker, and how a worker builds its stages from it: one `match` on the stage's name.
+
+The only place where runner and stages meet; both executors use it. Imports what a stage computes with when it is built.
+"""
+
+import os
+from dataclasses import dataclass, field
+from typing import Literal, assert_never
+
+from capfilt.config.pipeline import Pipeline
+from capfilt.errors import ContractError
+from capfilt.run.files import join
+from capfilt.stages.base import Guarded, RowStage
+
+StageName = Literal["download", "screen", "caption", "filter"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pass over the chunks: the pool, or the candidates of a round. Small and picklable: models are named, not carried."""
+
+    kind: Literal["pool", "candidates"]
+    pipeline: Pipeline
+    fingerprint: str
+    round_number: int = 0
+    captioner: str | None = None  # folder that `kind: trained` stands for
+    scorer: str | None = None
+    connect_to: dict[str, str] = field(default_factory=dict)  # host pattern -> host:port
+
+    @property
+    def name(self) -> str:
+        return "pool" if self.kind == "pool" else f"round-{self.round_number}/candidates"
+
+    @property
+    def folder(self) -> str:
+        return join(self.pipeline.output, self.name)
+
+    @property
+    def pool(self) -> str:
+        return join(self.pipeline.output, "pool")
+
+    @property
+    def downloads_in_flight(self) -> int:
+        """Chunks one download worker has at work: a chunk must not wait for its slowest URL."""
+        return 4 if self.pipeline.read.rows_per_chunk <= 1024 else 2
+
+
+def build_stage(name: StageName, job: Job) -> RowStage:
+    """The stage as the worker runs it, its model loaded, behind the wrapper that shows it healthy rows only."""
+    pipeline = job.pipeline
+    match name:
+        case "download":
+            from capfilt.stages.download import DownloadStage
+
+            resources = pipeline.resources.download
+            return Guarded(DownloadStage(pipeline.download, threads=resources.threads, connect_to=job.connect_to))
+        case "screen":
+            from capfilt.stages.screen import ScreenStage
+
+            return Guarded(ScreenStage(pipeline.screen))
+        case "caption":
+            from capfilt.captioners import build_captioner
+            from capfilt.stages.caption import CaptionStage
+
+            if pipeline.caption is None:
+                raise ContractError("stage `caption` was asked for in a run without a `caption` section")
+            captioner = build_captioner(pipeline.caption, trained=job.captioner, device=_device(pipeline.resources.caption.gpus))
+            return Guarded(CaptionStage(pipeline.caption, captioner=captioner, seed=pipeline.seed, round_number=job.round_number))
+        case "filter":
+            from capfilt.filters import build_filter
+            from capfilt.stages.filter import FilterStage
+
+            if pipeline.filter is None:
+                raise ContractError("stage `filter` was asked for in a run without a `filter` section")
+            scorer = build_filter(pipeline.filter, trained=job.scorer, device=_device(pipeline.resources.filter.gpus))
+            return Guarded(FilterStage(pipeline.filter, scorer=scorer))
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
+def limit_threads(threads: int) -> None:
+    """CPU threads of this process' models; before torch is imported where that is still possible."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _device(gpus: float) -> str:
+    return "cuda" if gpus > 0 else "cpu"

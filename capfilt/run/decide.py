@@ -1,0 +1,116 @@
+"""The deciding half of a round: dedup, select, write. Columns only; each step is skipped where its files are there.
+
+Knows in which order and from what; the rules are in `capfilt.stages`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from capfilt.config.pipeline import Pipeline
+from capfilt.errors import CapfiltError
+from capfilt.filters.base import Embedder
+from capfilt.run import files
+from capfilt.run.context import Context
+from capfilt.run.steps import key_of
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A round's candidates: their chunk files and those of the pool, and the key of what they were made from."""
+
+    number: int
+    candidates: tuple[str, ...]
+    pool: tuple[str, ...]
+    key: str
+    scorer: str | None  # folder that `kind: trained` stands for
+    pipeline: Pipeline  # with the models of this round
+
+
+def decide(context: Context, scored: Scored, keys: dict[str, str]) -> Iterator[str]:
+    """Yields the label of each step that is done, and leaves its key in `keys`."""
+    pipeline, number = context.pipeline, scored.number
+    key = scored.key
+    folder = f"round-{number}"
+
+    if pipeline.dedup is not None:
+        key = keys["dedup"] = key_of("dedup", key, context.plan.settings["dedup"])
+        done = [f"{folder}/dedup/{name}.parquet" for name in ("pairs", "contamination")]
+        context.steps.run(f"{folder}/dedup", key, done, lambda: _dedup(context, scored), clear=[f"{folder}/dedup"])
+        yield f"{folder}/dedup"
+
+    if pipeline.select is not None:
+        key = keys["select"] = key_of("select", key, context.plan.settings["select"])
+        done = [f"{folder}/selection/selection.parquet", f"{folder}/selection/summary.json"]
+        context.steps.run(f"{folder}/select", key, done, lambda: _select(context, scored), clear=[f"{folder}/selection"])
+        yield f"{folder}/select"
+
+    if pipeline.write is not None:
+        key = keys["write"] = key_of("write", key, context.plan.settings["write"])
+        done = [f"{folder}/dataset/manifest.json"]
+        context.steps.run(f"{folder}/write", key, done, lambda: _write(context, scored), clear=[f"{folder}/dataset"])
+        yield f"{folder}/write"
+        if pipeline.pretrain is not None and not (files.get_json(context.path(*done)) or {}).get("rows", 1):
+            raise CapfiltError(
+                f"{folder}: expected rows to train on, found that `select` kept none. Look at {folder}/selection/summary.json, "
+                f"lower select.min_itm, and run again with --from {folder}/select"
+            )
+
+
+def _dedup(context: Context, scored: Scored) -> None:
+    from capfilt.stages.dedup import dedup
+
+    config = context.pipeline.dedup
+    assert config is not None
+    with context.progress.stage(f"round {scored.number} dedup", 1, "") as shown:
+        embedder = _embedder(scored) if config.decontaminate else None
+        dedup(config, scored.candidates, context.round_path(scored.number, "dedup"), embedder=embedder)
+        shown.advance(1)
+
+
+def _embedder(scored: Scored) -> Embedder | None:
+    """The round's filter, which made the embeddings; None for a custom one that cannot embed pictures without texts."""
+    from capfilt.filters import build_filter
+
+    config = scored.pipeline.filter
+    assert config is not None
+    device = "cuda" if scored.pipeline.resources.filter.gpus > 0 else "cpu"
+    built = build_filter(config, trained=scored.scorer, device=device)
+    return built if isinstance(built, Embedder) else None
+
+
+def _select(context: Context, scored: Scored) -> None:
+    from capfilt.stages.select import select
+
+    pipeline = context.pipeline
+    assert pipeline.select is not None
+    folder = context.round_path(scored.number, "dedup") if pipeline.dedup is not None else None
+    with context.progress.stage(f"round {scored.number} select", 1, "") as shown:
+        summary = select(
+            pipeline.select, scored.candidates, folder, context.round_path(scored.number, "selection"), dedup=pipeline.dedup
+        )
+        rows = summary.get("rows") or 0
+        facts = {"kept": summary.get("kept_rows", 0) / rows} if rows else {}
+        shown.advance(1, **facts)
+
+
+def _write(context: Context, scored: Scored) -> None:
+    from capfilt.stages.write import write
+
+    config = context.pipeline.write
+    assert config is not None
+    card = {
+        "name": context.plan.name,
+        "round": scored.number,
+        "fingerprint": context.plan.fingerprint,
+        "settings": context.plan.settings,
+    }
+    with context.progress.stage(f"round {scored.number} write", 1, "") as shown:
+        manifest = write(
+            config,
+            selection=context.round_path(scored.number, "selection", "selection.parquet"),
+            candidates=scored.candidates,
+            pool=scored.pool,
+            out=context.round_path(scored.number, "dataset"),
+            card=card,
+        )
+        shown.advance(1, rows=manifest.get("rows", 0), texts=manifest.get("texts", 0))

@@ -1,0 +1,72 @@
+"""The plan of a pipeline file as it stands on disk: index, what is there already, and what would be redone.
+
+Opens footers and folders, never rows or models; imports nothing heavy, so that `capfilt plan` answers at once.
+"""
+
+from collections.abc import Sequence
+
+from capfilt.config.pipeline import Pipeline
+from capfilt.plan import InputFile, Plan, PlannedStage, differences, first_touched, make_plan, plan_stages, run_settings
+from capfilt.run import files, index
+
+MINIWEB_ROWS_PER_GROUP = 1 << 20  # what pyarrow writes
+
+
+def plan_pipeline(pipeline: Pipeline, limit: int | None = None) -> Plan:
+    """What `capfilt run` would do now. Writes nothing.
+
+    Raises:
+        InputError: If there are no input rows.
+        RunStateError: If an input file changed since the run began.
+    """
+    notes: list[str] = []
+    found = _inputs(pipeline, notes)
+    known = index.load(pipeline.output)
+    plan = make_plan(pipeline, index.extend(known, found), limit=limit, done=done_files(pipeline, plan_stages(pipeline, 1, {})))
+    changed = changes(pipeline, limit)
+    if changed:
+        touched = plan.stages[first_touched(plan.stages, [path for path, _, _ in changed])]
+        notes += [f"{path}: {old!r} -> {new!r}" for path, old, new in changed]
+        notes.append(f"would be redone with --from {touched.label}: everything from there on; --fresh starts over")
+    return make_plan(
+        pipeline, plan.files, limit=limit, done={stage.unit_label: stage.done for stage in plan.stages if stage.done}, notes=notes
+    )
+
+
+def changes(pipeline: Pipeline, limit: int | None) -> list[tuple[str, object, object]]:
+    """Result-affecting settings in which the run folder differs from the pipeline; more or fewer rounds change no result."""
+    before = files.get_json(files.join(pipeline.output, "plan.json"))
+    if not isinstance(before, dict) or "settings" not in before:
+        return []
+    return [change for change in differences(before["settings"], run_settings(pipeline, limit)) if change[0] != "rounds"]
+
+
+def done_files(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> dict[str, int]:
+    """Files that are there, by unit: chunk files where there are chunks, else 1 for a step that is done."""
+    done: dict[str, int] = {}
+    for stage in stages:
+        if stage.unit in ("pool", "candidates"):
+            done[stage.unit_label] = len(files.listing(files.join(pipeline.output, stage.unit_label), "chunk-", ".parquet"))
+        elif stage.name == "report":
+            done[stage.unit_label] = int(files.exists(files.join(pipeline.output, "report.html")))
+        else:
+            mark = files.get_json(files.join(pipeline.output, "steps", stage.label.replace("/", "-") + ".json"))
+            done[stage.unit_label] = int(isinstance(mark, dict) and mark.get("state") == "done")
+    return done
+
+
+def wanted_columns(pipeline: Pipeline) -> list[str]:
+    return [*pipeline.read.columns.values(), *pipeline.read.keep_columns]
+
+
+def _inputs(pipeline: Pipeline, notes: list[str]) -> list[InputFile]:
+    """The index as `scan` gives it; of a small web that is not built yet, as it will be."""
+    web = files.join(pipeline.output, "miniweb", "web.parquet")
+    if pipeline.miniweb is None or files.exists(web) or pipeline.read.paths != [web]:
+        return index.scan(pipeline.read.paths, wanted_columns(pipeline))
+    notes.append("the small web is not built yet: `run` builds it; rows and chunks are as they will be, chunk ids are not")
+    left, groups = pipeline.miniweb.pictures, []
+    while left > 0:
+        groups.append(min(left, MINIWEB_ROWS_PER_GROUP))
+        left -= groups[-1]
+    return [InputFile(web, 0, "not built yet", tuple(groups))]

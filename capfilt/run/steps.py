@@ -1,0 +1,65 @@
+"""A step is done when its files are there and were made from what lies there now; else it is done (again), and timed.
+
+Knows a step by its name, key and files; never what it does.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from capfilt.identity import content_hash, fingerprint
+from capfilt.run import files
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of one run folder. A step's key stands for its settings and for the keys of what it was made from."""
+
+    output: str
+
+    def run(self, label: str, key: str, complete: Sequence[str], make: Callable[[], None], *, clear: Sequence[str] = ()) -> bool:
+        """Call `make` unless the step is done; True if it was called.
+
+        Args:
+            label: `round-N/stage`.
+            complete: Files that a finished step has, relative to the run folder.
+            clear: What else it leaves; deleted together with `complete` where an earlier start had another key.
+        """
+        mark = files.join(self.output, "steps", label.replace("/", "-") + ".json")
+        before = files.get_json(mark)
+        same = isinstance(before, dict) and before.get("key") == key
+        if same and before["state"] == "done" and all(files.exists(files.join(self.output, path)) for path in complete):
+            return False
+        if not same:
+            for path in (*complete, *clear):
+                files.remove(files.join(self.output, path))
+        files.put_json(mark, {"key": key, "state": "begun"})
+        with self.timed(label):
+            make()
+        files.put_json(mark, {"key": key, "state": "done"})
+        return True
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """One line of events/phases.jsonl, also for a phase that failed: its time was spent."""
+        started, begun = time.time(), time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = round(time.monotonic() - begun, 3)
+            files.append_line(self.output, "phases", {"phase": phase, "seconds": seconds, "started": round(started, 3)})
+
+
+def key_of(*parts: Any) -> str:
+    return fingerprint(list(parts))
+
+
+def model_identity(folder: str | None) -> str | None:
+    """Hash of a model folder's weights and architecture; a name that is no folder stands for itself."""
+    if folder is None:
+        return None
+    names = ("model.safetensors", "architecture.yaml", "tokenizer.json")
+    contents = [files.get(files.join(folder, name)) for name in names]
+    return folder if contents[0] is None else content_hash(*(content or b"" for content in contents))

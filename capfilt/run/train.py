@@ -1,0 +1,175 @@
+"""The training half of a round: pretrain, finetune, evaluate; each step is skipped where its files are there.
+
+Knows which data and models go in and where the new ones go; how they are trained is in `capfilt.training`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from capfilt.run import files
+from capfilt.run.context import Context
+from capfilt.run.decide import Scored
+from capfilt.run.steps import key_of
+
+MODEL_FILES = ("model.safetensors", "architecture.yaml", "tokenizer.json")
+
+
+def train(
+    context: Context,
+    number: int,
+    *,
+    web: tuple[str, ...],
+    web_kind: Literal["pool", "dataset"],
+    web_key: str,
+    scored: Scored | None,
+    keys: dict[str, str],
+) -> Iterator[str]:
+    """Yields the label of each step that is done.
+
+    Args:
+        web: Files of web pairs: the raw pool's in round 0, the round's data set afterwards.
+        web_key: Key of what they were made from.
+        scored: The round's candidates, for `evaluate`; None in round 0.
+        keys: Of the round's other steps.
+    """
+    pipeline, settings = context.pipeline, context.plan.settings
+    folder = f"round-{number}"
+    if pipeline.pretrain is not None:
+        keys["pretrain"] = key_of("pretrain", web_key, settings["pretrain"], pipeline.seed, _identity(pipeline.pretrain.human))
+        _model_step(
+            context, number, "pretrain", keys["pretrain"], ("pretrained",), lambda: _pretrain(context, number, web, web_kind)
+        )
+        yield f"{folder}/pretrain"
+
+    if pipeline.finetune is not None:
+        prompt = None if pipeline.caption is None else pipeline.caption.prompt
+        keys["finetune"] = key_of("finetune", keys["pretrain"], settings["finetune"], prompt, _identity(pipeline.finetune.human))
+        _model_step(context, number, "finetune", keys["finetune"], ("captioner", "filter"), lambda: _finetune(context, number))
+        yield f"{folder}/finetune"
+
+    if pipeline.evaluate is not None:
+        made_from = [keys.get(name) for name in ("pretrain", "finetune", "select")]
+        keys["evaluate"] = key_of("evaluate", made_from, scored and scored.key, settings["evaluate"], pipeline.seed)
+        done = [f"{folder}/metrics.json"]
+        context.steps.run(f"{folder}/evaluate", keys["evaluate"], done, lambda: _evaluate(context, number, scored))
+        yield f"{folder}/evaluate"
+
+
+def _model_step(context: Context, number: int, name: str, key: str, models: tuple[str, ...], make: Callable[[], None]) -> None:
+    folder = f"round-{number}"
+    done = [f"{folder}/models/{model}/{file}" for model in models for file in MODEL_FILES]
+    work = ["pretrain"] if name == "pretrain" else list(models)
+    clear = [f"{folder}/models/{model}" for model in models] + [f"{folder}/training/{part}" for part in work]
+    context.steps.run(f"{folder}/{name}", key, done, make, clear=clear)
+
+
+def _pretrain(context: Context, number: int, web: tuple[str, ...], kind: Literal["pool", "dataset"]) -> None:
+    from capfilt.training import WebPairs, pretrain
+
+    config = context.pipeline.pretrain
+    assert config is not None
+    with _shown(context, f"round {number} pretrain", config.steps) as on_step:
+        pretrain(
+            config,
+            web=WebPairs(files=web, kind=kind),
+            out=Path(context.round_path(number, "models", "pretrained")),
+            work=Path(context.round_path(number, "training", "pretrain")),
+            # The same in every round: the new model starts from the weights that round 0 started from, and sees other pairs.
+            seed=context.pipeline.seed,
+            device=_device(context),
+            workers=context.pipeline.resources.train.workers,
+            prompt=_prompt(context),
+            on_step=on_step,
+        )
+
+
+def _finetune(context: Context, number: int) -> None:
+    from capfilt.training import finetune_captioner, finetune_filter
+
+    config = context.pipeline.finetune
+    assert config is not None
+    start = Path(context.round_path(number, "models", "pretrained"))
+    with _shown(context, f"round {number} captioner", config.captioner.steps) as on_step:
+        finetune_captioner(
+            config.captioner,
+            human=config.human,
+            image_px=config.image_px,
+            start=start,
+            out=Path(context.round_path(number, "models", "captioner")),
+            work=Path(context.round_path(number, "training", "captioner")),
+            seed=context.pipeline.seed,
+            device=_device(context),
+            workers=context.pipeline.resources.train.workers,
+            prompt=_prompt(context),
+            on_step=on_step,
+        )
+    with _shown(context, f"round {number} filter", config.filter.steps) as on_step:
+        finetune_filter(
+            config.filter,
+            human=config.human,
+            image_px=config.image_px,
+            start=start,
+            out=Path(context.round_path(number, "models", "filter")),
+            work=Path(context.round_path(number, "training", "filter")),
+            seed=context.pipeline.seed,
+            device=_device(context),
+            workers=context.pipeline.resources.train.workers,
+            on_step=on_step,
+        )
+
+
+def _evaluate(context: Context, number: int, scored: Scored | None) -> None:
+    from capfilt.evaluation import evaluate
+
+    pipeline = context.pipeline
+    assert pipeline.evaluate is not None
+    names = ("pretrained", "captioner", "filter") if pipeline.finetune is not None else ("pretrained",)
+    selected = scored is not None and pipeline.select is not None
+    with context.progress.stage(f"round {number} evaluate", 1, "") as shown:
+        measured = evaluate(
+            pipeline.evaluate,
+            models={name: Path(context.round_path(number, "models", name)) for name in names},
+            candidates=() if scored is None else scored.candidates,
+            selection=context.round_path(number, "selection", "selection.parquet") if selected else None,
+            round_number=number,
+            seed=pipeline.seed,
+            device=_device(context),
+            prompt=_prompt(context),
+            min_itm=0.5 if pipeline.select is None else pipeline.select.min_itm,
+        )
+        files.put_json(context.round_path(number, "metrics.json"), measured)
+        value = (measured.get("primary") or {}).get("value")
+        facts: dict[str, float] = {} if value is None else {"primary": float(value)}
+        shown.advance(1, **facts)
+
+
+@contextmanager
+def _shown(context: Context, title: str, steps: int) -> Iterator[Callable[[Any], None]]:
+    """A training run on the display; a resumed one begins at its checkpoint's step."""
+    with context.progress.stage(title, steps, "steps") as shown:
+        last = 0
+
+        def on_step(report: Any) -> None:
+            nonlocal last
+            shown.advance(report.step - last, loss=float(report.loss))
+            last = report.step
+
+        yield on_step
+
+
+def _prompt(context: Context) -> str:
+    return "a picture of " if context.pipeline.caption is None else context.pipeline.caption.prompt
+
+
+def _device(context: Context) -> str:
+    return "cuda" if context.pipeline.resources.train.gpus > 0 else "cpu"
+
+
+def _identity(path: str) -> list[Any]:
+    """Size and bytes of the human pairs, so that other pairs under the same name are noticed."""
+    from hashlib import blake2b
+
+    data = files.get(path) or b""
+    return [len(data), blake2b(data, digest_size=8).hexdigest()]

@@ -1,0 +1,107 @@
+"""What the commands print: plan, selection summary and a pair's journey as tables and lines.
+
+Shows what it is given; computes nothing and opens no file.
+"""
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from capfilt.plan import Plan
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False)
+    # Beyond a terminal, lines are for programs and must not be folded at 80 columns.
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=200)
+
+
+def show_plan(plan: Plan) -> None:
+    """Size and fingerprint, then stages with what is done, columns, resources and notes."""
+    console = _console()
+    console.print(f"{plan.name} -> {plan.output}   fingerprint {plan.fingerprint}")
+    console.print(f"{plan.rows:,} rows in {len(plan.files):,} file(s), {len(plan.chunks):,} chunks")
+    stages = _table("stage", "reads", "writes", "done")
+    for stage in plan.stages:
+        stages.add_row(stage.label, stage.reads, stage.writes, f"{stage.done:,} of {stage.total:,}")
+    columns = _table("column", "in the input")
+    for ours, theirs in plan.columns.items():
+        columns.add_row(ours, theirs)
+    resources = _table("resource", "value")
+    for name, value in plan.resources.items():
+        told = ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)
+        resources.add_row(name, told)
+    for table in (stages, columns, resources):
+        console.print(table)
+    for note in plan.notes:
+        console.print(note)
+
+
+def show_summary(name: str, summary: dict[str, Any]) -> None:
+    """The summary of a selection, as `select` gives it."""
+    console = _console()
+    console.print(f"view {name}: {summary['kept_rows']:,} of {summary['rows']:,} rows and {summary['kept_texts']:,} texts kept")
+    texts = _table("texts", "count", "kept", "noise ratio", "why not")
+    for origin, counted in summary["texts"].items():
+        noise = summary["noise_ratio"].get(origin)
+        why = ", ".join(f"{code} {count:,}" for code, count in counted["reasons"].items() if code != "kept")
+        texts.add_row(origin, f"{counted['count']:,}", f"{counted['kept']:,}", "" if noise is None else f"{noise:.1%}", why)
+    console.print(texts)
+
+
+def show_journey(row: dict[str, Any]) -> None:
+    """One row as `capfilt.run.explain.explain` gives it: the pool's columns, then each round."""
+    console = _console()
+    pool = _table("pool", "")
+    for name, value in row.items():
+        if name != "rounds" and value is not None:
+            pool.add_row(name, _plain(value))
+    console.print(pool)
+    if not row["rounds"]:
+        console.print("no round has worked on it")
+    for story in row["rounds"]:
+        error = f" ({story['error']})" if story.get("error") else ""
+        console.print(f"round {story['round']}: {story['status']}{error}")
+        captions = _table("origin", "text", "ITM", "ITC", "rule", "error", "fate")
+        for caption in story["captions"]:
+            scores = caption["scores"] or []
+            captions.add_row(
+                caption["origin"],
+                caption["text"] or "",
+                *(", ".join(f"{score[kind]:.3f}" for score in scores if score[kind] is not None) for kind in ("itm", "itc")),
+                caption["rule"] or "",
+                caption["error"] or "",
+                caption.get("reason", "not decided"),
+            )
+        console.print(captions)
+        for line in _row_facts(story):
+            console.print(f"  {line}")
+
+
+def _row_facts(story: dict[str, Any]) -> list[str]:
+    if "survivor" not in story:
+        return ["no selection yet"]
+    lines = []
+    if len(story["group_members"]) > 1:
+        fate = "survives" if story["survivor"] else "gives way"
+        lines.append(f"duplicate: {fate} in a group of {len(story['group_members'])} ({', '.join(story['group_members'][:8])})")
+    for pair in story["neighbours"][:5]:
+        lines.append(f"neighbour {pair['row_id']}: {pair['kind']}, cosine {pair['cosine']:.4f}")
+    if story["contaminated_by"]:
+        lines.append(f"in an evaluation set: {story['contaminated_by']}")
+    place = story["dataset"]
+    lines.append(f"written: key {place['key']} in {', '.join(place['files'])}" if place else "not written")
+    return lines
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)

@@ -1,0 +1,75 @@
+"""Caption: image -> `captions` gains n synthetic texts per healthy row."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from capfilt.captioners import Caption, Captioner
+from capfilt.config.pipeline import CaptionConfig
+from capfilt.identity import row_seed
+from capfilt.images import ImageError, decode_rgb
+from capfilt.schema import CAPTION
+
+
+class CaptionStage:
+    """Batches are cut from the chunk's healthy rows in order, so that a restart meets the same shapes (architecture, section 3)."""
+
+    name = "caption"
+    reads = ("row_id", "uid", "image", "captions")
+    writes = ("captions", "status", "error")
+
+    def __init__(self, config: CaptionConfig, *, captioner: Captioner, seed: int, round_number: int) -> None:
+        self._config = config
+        self._captioner = captioner
+        self._seed = seed
+        self._round = round_number
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        captions: list[list[dict[str, Any]]] = table["captions"].to_pylist()
+        uids: list[str] = table["uid"].to_pylist()
+        status, error = table["status"].to_pylist(), table["error"].to_pylist()
+        image = table["image"].combine_chunks()
+        readable: list[int] = []
+        for rows in _slices(table.num_rows, self._config.batch_size):
+            pictures, at = [], []
+            for row in rows:
+                try:
+                    pictures.append(decode_rgb(image[row].as_py()))
+                    at.append(row)
+                except ImageError as problem:
+                    status[row], error[row] = "image_invalid", str(problem)
+            if not at:
+                continue
+            seeds = [self._seeds(uids[row]) for row in at]
+            for row, texts in zip(at, self._captioner.caption(pictures, seeds=seeds), strict=True):
+                captions[row].extend(self._candidate(k, text) for k, text in enumerate(texts))
+            readable.extend(at)
+        return (
+            table.set_column(table.column_names.index("captions"), "captions", pa.array(captions, pa.list_(CAPTION)))
+            .set_column(table.column_names.index("status"), "status", pa.array(status, pa.string()))
+            .set_column(table.column_names.index("error"), "error", pa.array(error, pa.string()))
+        )
+
+    def _seeds(self, uid: str) -> list[int]:
+        return [
+            row_seed(self._seed, self._round, "caption", self._captioner.name, uid, k) for k in range(self._config.captions_per_image)
+        ]
+
+    def _candidate(self, k: int, caption: Caption) -> dict[str, Any]:
+        # An empty text is no candidate: it stays in the table, marked, and no score is asked for it.
+        return {
+            "text": caption.text,
+            "origin": "synthetic",
+            "captioner": self._captioner.name,
+            "k": k,
+            "log_prob": caption.log_prob,
+            "rule": None,
+            "error": None if caption.text else "empty_caption",
+            "scores": [],
+        }
+
+
+def _slices(rows: int, size: int) -> Iterator[range]:
+    for start in range(0, rows, size):
+        yield range(start, min(start + size, rows))

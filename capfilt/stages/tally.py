@@ -1,0 +1,73 @@
+"""Counts of a selection, added up chunk by chunk: what the report shows without reading the candidates again.
+
+Counts what it is told; decides nothing.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from capfilt.stages.policy import CODES, ORIGINS, Judged
+
+THRESHOLDS = np.round(np.arange(0, 1.0001, 0.05), 2)
+"""Where the keep-rate curves are taken: 0, 0.05 … 1."""
+_FLOAT32 = THRESHOLDS.astype(np.float32)
+
+
+class Tally:
+    """`summary()` after any number of `add()`."""
+
+    def __init__(self) -> None:
+        self.rows = self.healthy = self.kept_rows = self.contaminated = self.duplicates = 0
+        self.reasons = np.zeros((len(ORIGINS), len(CODES)), dtype=np.int64)
+        self.passing = np.zeros((len(ORIGINS), len(THRESHOLDS)), dtype=np.int64)
+        self.scored = np.zeros(len(ORIGINS), dtype=np.int64)
+        self.scored_below = np.zeros(len(ORIGINS), dtype=np.int64)
+        self.score_sum = np.zeros(len(ORIGINS), dtype=np.float64)
+
+    def add(self, judged: Judged, reason: np.ndarray[Any, np.dtype[np.int8]], min_itm: float) -> None:
+        """Count the texts of one chunk, `reason` being their final codes."""
+        codes = judged.origin.astype(np.int64) * len(CODES) + reason
+        self.reasons += np.bincount(codes, minlength=self.reasons.size).reshape(self.reasons.shape)
+        for number in range(len(ORIGINS)):
+            itm = judged.itm[(judged.origin == number) & ~np.isnan(judged.itm)]
+            self.scored[number] += len(itm)
+            self.scored_below[number] += int((itm < np.float32(min_itm)).sum())
+            self.score_sum[number] += float(itm.sum(dtype=np.float64))
+            reached = np.bincount(
+                np.searchsorted(THRESHOLDS.astype(np.float32), itm, side="right"), minlength=len(THRESHOLDS) + 1
+            )
+            self.passing[number] += reached[::-1].cumsum()[::-1][1:]
+
+    def summary(self) -> dict[str, Any]:
+        """`texts`, `noise_ratio`, `mean_itm` and `curves` per origin that has texts; web and synthetic are always told."""
+        shown = [n for n, name in enumerate(ORIGINS) if name != "human" or self.reasons[n].any()]
+        kept = CODES.index("kept")
+        return {
+            "rows": self.rows,
+            "healthy_rows": self.healthy,
+            "kept_rows": self.kept_rows,
+            "kept_texts": int(self.reasons[:, kept].sum()),
+            "duplicates": self.duplicates,
+            "contaminated": self.contaminated,
+            "texts": {
+                ORIGINS[n]: {
+                    "count": int(self.reasons[n].sum()),
+                    "scored": int(self.scored[n]),
+                    "kept": int(self.reasons[n, kept]),
+                    "reasons": {code: int(count) for code, count in zip(CODES, self.reasons[n], strict=True) if count},
+                }
+                for n in shown
+            },
+            "noise_ratio": {ORIGINS[n]: _share(self.scored_below[n], self.scored[n]) for n in shown},
+            "mean_itm": {ORIGINS[n]: _share(self.score_sum[n], self.scored[n]) for n in shown},
+            "curves": {
+                "threshold": THRESHOLDS.tolist(),
+                **{ORIGINS[n]: [_share(count, self.scored[n]) for count in self.passing[n]] for n in shown},
+            },
+        }
+
+
+def _share(part: float, whole: int) -> float | None:
+    """Six digits: sums in another order of chunks cannot show."""
+    return round(float(part) / int(whole), 6) if whole else None

@@ -1,0 +1,133 @@
+"""Image-text pairs from files: the raw pool, a written data set, human texts. Every (image, text) is one pair.
+
+Knows nothing of batches, tokens or networks.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, assert_never, cast
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from capfilt.errors import InputError
+from capfilt.training.pictures import CACHE_BYTES, Pictures
+
+Kind = Literal["pool", "dataset", "human"]
+Int64Array = npt.NDArray[np.int64]
+ROWS_AT_ONCE = 256
+
+COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "pool": ("image", "status", "captions"),
+    "dataset": ("image", "all_captions"),
+    "human": ("image", "captions"),
+}
+
+
+@dataclass(frozen=True)
+class WebPairs:
+    """Where web pairs come from: `pool` is the raw pool's chunk files (round 0), `dataset` the shards a round wrote."""
+
+    files: tuple[str, ...]
+    kind: Literal["pool", "dataset"]
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """N pairs over P pictures."""
+
+    pictures: Pictures
+    texts: list[str]
+    """[N]"""
+    picture_of: Int64Array
+    """[N], index into `pictures`."""
+    image_ids: Int64Array
+    """[P], from the picture's bytes."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def read_pairs(
+    files: Sequence[str], kind: Kind, image_px: int, *, spool: Path, cache_bytes: int = CACHE_BYTES, threads: int = 2
+) -> PairSet:
+    """All pairs of the files, in their order; blank texts are left out.
+
+    Of the pool: web texts that no screen rule rejected, of rows with status `ok`. Of a data set: every kept text. Of human
+    pairs: every caption.
+
+    Args:
+        image_px: Side of the square pictures.
+        spool: A file that may be written where the pictures do not fit into `cache_bytes`; it goes with `pictures.close()`.
+
+    Raises:
+        InputError: If a file is missing, lacks a column, holds a broken picture, or all hold no pair.
+    """
+    tables = [_open(path, kind) for path in files]
+    pictures = Pictures(
+        image_px, sum(table.metadata.num_rows for table in tables), spool=spool, cache_bytes=cache_bytes, threads=threads
+    )
+    texts: list[str] = []
+    picture_of: list[int] = []
+    for path, table in zip(files, tables, strict=True):
+        for first, batch in _batches(table, kind):
+            rows = [(row, found) for row, found in enumerate(_texts(batch, kind)) if found]
+            images = batch["image"]
+            at = pictures.add([images[row].as_py() for row, _ in rows], [f"{path}, row {first + row}" for row, _ in rows])
+            for index, (_, found) in zip(at, rows, strict=True):
+                texts += found
+                picture_of += [index] * len(found)
+    if not texts:
+        pictures.close()
+        where = f"{files[0]} and {len(files) - 1} more" if len(files) > 1 else (files[0] if files else "no file")
+        raise InputError(
+            f"{where}: expected pairs to train on, found none ({kind}); see what was kept, or lower `select`'s thresholds"
+        )
+    return PairSet(pictures, texts, np.array(picture_of, dtype=np.int64), pictures.image_ids())
+
+
+def _open(path: str, kind: Kind) -> pq.ParquetFile:
+    try:
+        table = pq.ParquetFile(cast(BinaryIO, fsspec.open(path, "rb").open()))
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a Parquet file with pairs, found none; check the path") from None
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: expected a Parquet file with pairs, found {error}; write it again") from None
+    lacking = sorted(set(COLUMNS[kind]) - set(table.schema_arrow.names))
+    if lacking:
+        raise InputError(
+            f"{path}: expected the columns {', '.join(COLUMNS[kind])}, found no {', '.join(lacking)}; name another file"
+        )
+    return table
+
+
+def _batches(table: pq.ParquetFile, kind: Kind) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(first row, columns) of every `ROWS_AT_ONCE` rows."""
+    first = 0
+    for batch in table.iter_batches(ROWS_AT_ONCE, columns=list(COLUMNS[kind])):
+        yield first, {name: batch.column(name) for name in batch.schema.names}
+        first += batch.num_rows
+
+
+def _texts(batch: dict[str, Any], kind: Kind) -> Iterator[list[str]]:
+    """Texts of each row."""
+    match kind:
+        case "pool":
+            for status, captions in zip(batch["status"].to_pylist(), batch["captions"].to_pylist(), strict=True):
+                of_web = [c["text"] for c in captions or [] if c["origin"] == "web" and c["rule"] is None and c["error"] is None]
+                yield _told(of_web) if status == "ok" else []
+        case "dataset":
+            yield from map(_told, batch["all_captions"].to_pylist())
+        case "human":
+            yield from map(_told, batch["captions"].to_pylist())
+        case _:
+            assert_never(kind)
+
+
+def _told(texts: list[str | None] | None) -> list[str]:
+    """Without blank texts: there is nothing to learn from them."""
+    return [text for text in texts or [] if text and text.strip()]

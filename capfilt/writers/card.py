@@ -1,0 +1,154 @@
+"""The data card, README.md of a data set: what it is, how many, what was left out and why, what to mind.
+
+Says what it is told and holds no date, so the same data set has the same card.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from capfilt.schema import REASONS
+
+COLUMN_MEANING = {
+    "uid": "32 hex digits, a hash of address and web text, or the input's own",
+    "key": "shard number and row number",
+    "url": "where the picture was",
+    "image": "encoded bytes (JPEG)",
+    "width": "pixels of `image`",
+    "height": "pixels of `image`",
+    "original_width": "pixels as served",
+    "original_height": "pixels as served",
+    "sha256": "hash of the bytes as served",
+    "text": "the web text as found, kept or not",
+    "caption": "the chosen text: the kept one with the highest ITM score",
+    "origin": "web or synthetic: where `caption` comes from",
+    "all_captions": "every kept text",
+    "all_origins": "where each of `all_captions` comes from",
+    "all_itm": "probability of a match of each of `all_captions`, mean over filters",
+    "all_itc": "cosine of each of `all_captions` with the picture, mean over filters",
+    "upstream": "columns of the input, carried along",
+}
+
+
+def data_card(
+    card: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    schema: pa.Schema,
+    *,
+    rows: int,
+    texts: int,
+    formats: Sequence[str],
+    shards: int,
+) -> str:
+    """Markdown with the front matter that dataset hubs read.
+
+    `card` may hold name, version, fingerprint, round, captioner, filter (or the pipeline's `settings`, which name both), licence
+    and funnel ({what happened: rows}); `summary` is the selection's summary.json. What is missing is left out.
+    """
+    name = str(card.get("name", "data set"))
+    parts = [
+        _front_matter(name, formats),
+        f"# {name}\n\nPairs of web pictures and texts, cleaned and re-captioned by capfilt (BLIP's CapFilt). "
+        "A filter scored every web text and every synthetic text; the texts below were believed.",
+        _table("What", "Count", {"rows (pictures)": rows, "kept texts": texts, "shards per format": shards}),
+        _made(card, summary),
+        _funnel(card.get("funnel"), summary, rows),
+        _texts(summary),
+        _mind(card),
+        _table("Column", "Meaning", {f"`{field.name}`": COLUMN_MEANING.get(field.name, str(field.type)) for field in schema}),
+        _reading(formats),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(name: str, formats: Sequence[str]) -> str:
+    lines = ["---", f"pretty_name: {_quoted(name)}", "license: other", "task_categories: [image-to-text]"]
+    if "parquet" in formats:
+        lines += ["configs:", "- config_name: default", "  data_files: parquet/*.parquet"]
+    return "\n".join([*lines, "---"])
+
+
+def _made(card: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    said = {
+        "fingerprint of the run": card.get("fingerprint"),
+        "round": card.get("round"),
+        "captioner": card.get("captioner") or _model(card, "caption", "captioner"),
+        "filter": card.get("filter") or _model(card, "filter", "filter"),
+        "policy": summary.get("policy"),
+        "a text is believed at ITM >=": summary.get("min_itm"),
+        "pictures are duplicates at cosine >=": summary.get("min_cosine"),
+        "capfilt": card.get("version"),
+    }
+    known = {key: value for key, value in said.items() if value is not None}
+    return "## How it was made\n\n" + _table("Setting", "Value", known) if known else ""
+
+
+def _model(card: Mapping[str, Any], section: str, role: str) -> str | None:
+    """`med blip_base`, `trained`: what the pipeline says about a model, None where it says nothing."""
+    said = card.get("settings", {}).get(section, {}).get(role)
+    return " ".join(str(value) for value in said.values() if isinstance(value, str)) if isinstance(said, Mapping) else None
+
+
+def _funnel(funnel: Any, summary: Mapping[str, Any], rows: int) -> str:
+    steps: dict[str, Any] = {str(key): value for key, value in funnel.items()} if isinstance(funnel, Mapping) else {}
+    if summary:
+        steps |= {
+            "rows of the input": summary["rows"],
+            "healthy pictures": summary["healthy_rows"],
+            "given up as duplicates": summary["duplicates"],
+            "left out as evaluation pictures": summary["contaminated"],
+        }
+    return "## Funnel\n\n" + _table("Step", "Rows", {**steps, "written": rows}) if steps else ""
+
+
+def _texts(summary: Mapping[str, Any]) -> str:
+    if not summary:
+        return ""
+    lines = ["## Texts", "", "| Origin | Texts | Kept | Noise ratio | Not kept because |", "|---|---|---|---|---|"]
+    for origin, facts in summary["texts"].items():
+        why = ", ".join(f"{REASONS[code]}: {count:,}" for code, count in facts["reasons"].items() if code != "kept")
+        noise = summary["noise_ratio"][origin]
+        lines.append(
+            f"| {origin} | {facts['count']:,} | {facts['kept']:,} | {'–' if noise is None else f'{noise:.1%}'} | {why or '–'} |"
+        )
+    lines += ["", "The noise ratio is the share of scored texts that the filter rejects."]
+    return "\n".join(lines)
+
+
+def _mind(card: Mapping[str, Any]) -> str:
+    licence = card.get("licence", "Each picture and each web text belongs to its owner; this data set grants no licence to them.")
+    return (
+        f"## What to mind\n\n* {licence}\n"
+        "* Hosts that opted out when the pictures were fetched (robots.txt, X-Robots-Tag) are not in it, where the run "
+        "respected them; an owner may ask later: rows can be found by `url` and `sha256`.\n"
+        "* Synthetic texts are a model's. The filter overlooks errors, and it shares the blind spots of what it was trained on.\n"
+        "* Nobody looked at every picture: web pictures may be offensive, private or wrong."
+    )
+
+
+def _reading(formats: Sequence[str]) -> str:
+    ways = {
+        "parquet": "* Parquet: `parquet/*.parquet`, one row per picture; `parquet/_common_metadata` holds the schema.",
+        "webdataset": "* WebDataset: `webdataset/*.tar` with KEY.jpg, KEY.txt (`caption`) and KEY.json (the other columns); "
+        "beside each shard its columns without pictures as Parquet.",
+    }
+    return (
+        "## Reading\n\n"
+        + "\n".join(ways[form] for form in formats)
+        + "\n* `manifest.json` holds every file's sha256 and number of rows."
+    )
+
+
+def _table(left: str, right: str, entries: Mapping[str, Any]) -> str:
+    return "\n".join([f"| {left} | {right} |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in entries.items())])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

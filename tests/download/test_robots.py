@@ -1,0 +1,115 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capfilt.download.robots import RobotsRules, consent_of, parse_robots, product_token, respected, robots_tag_words
+
+FILE = """
+# comment
+User-agent: otherbot
+Disallow: /
+
+User-agent: CapFilt/2.0
+User-agent: thirdbot
+Disallow: /private
+Allow: /private/open
+Disallow: /*.gif$
+Crawl-delay: 3
+
+User-agent: *
+Disallow: /everybody
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/", True),
+        ("/private/a.jpg", False),
+        ("/private/open/a.jpg", True),
+        ("/a/b.gif", False),
+        ("/a/b.gif?size=1", True),
+        ("/everybody", True),  # a group of our own replaces the one for everybody
+        ("/robots.txt", True),
+    ],
+)
+def test_the_longest_rule_of_our_own_group_decides(path: str, allowed: bool) -> None:
+    assert parse_robots(FILE, "capfilt").allows(path) is allowed
+
+
+def test_an_unnamed_agent_obeys_the_group_for_everybody() -> None:
+    rules = parse_robots(FILE, "fourthbot")
+    assert not rules.allows("/everybody/x")
+    assert rules.allows("/private")
+
+
+@pytest.mark.parametrize("text", ["", "Disallow: /", "<html>not found</html>", "User-agent: *\nDisallow:", "\ufeff\x00\x00"])
+def test_a_file_without_rules_for_us_allows_everything(text: str) -> None:
+    assert parse_robots(text, "capfilt").allows("/a.jpg")
+
+
+def test_groups_for_one_agent_are_joined() -> None:
+    rules = parse_robots("User-agent: capfilt\nDisallow: /a\n\nUser-agent: capfilt\nDisallow: /b", "capfilt")
+    assert [rules.allows(path) for path in ("/a", "/b", "/c")] == [False, False, True]
+
+
+def test_escapes_and_plain_letters_are_the_same_path() -> None:
+    rules = parse_robots("User-agent: *\nDisallow: /süß", "capfilt")
+    assert not rules.allows("/s%c3%bc%C3%9F/a.jpg")
+
+
+def test_allow_wins_among_equally_long_rules() -> None:
+    assert RobotsRules(((False, "/a"), (True, "/a"))).allows("/a")
+
+
+@given(st.text(alphabet="ab/*$", min_size=1, max_size=8), st.text(alphabet="ab/", max_size=8))
+def test_patterns_match_as_the_regular_expression_they_stand_for(pattern: str, path: str) -> None:
+    is_anchored = pattern.endswith("$")
+    body = pattern.removesuffix("$")
+    expression = "".join(".*" if letter == "*" else re.escape(letter) for letter in body)
+    matches = re.match(expression + (r"\Z" if is_anchored else ""), path) is not None
+    assert RobotsRules(((False, pattern),)).allows(path) is not matches
+
+
+@given(st.text(max_size=300), st.text(max_size=20))
+def test_no_file_makes_the_parser_raise(text: str, path: str) -> None:
+    assert parse_robots(text, "capfilt").allows(path) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (["noai, noimageai"], {"noai", "noimageai"}),
+        (["NoIndex", "noai"], {"noindex", "noai"}),
+        (["capfilt: noai, nofollow"], {"noai", "nofollow"}),
+        (["otherbot: noai, nofollow"], set()),
+        (["noarchive, otherbot: noai, capfilt: noindex"], {"noarchive", "noindex"}),
+        (["*: noai"], {"noai"}),
+        (["unavailable_after: Wed, 25 Jun 2025 15:00:00 GMT, noai"], {"unavailable_after", "noai"}),
+        (["max-image-preview: large, noindex"], {"max-image-preview", "noindex"}),
+        (["", ",,:,", "\x00"], set()),
+    ],
+)
+def test_an_x_robots_tag_speaks_to_everybody_or_to_one(values: list[str], words: set[str]) -> None:
+    assert robots_tag_words(values, "capfilt") - {"wed"} == words
+
+
+def test_none_means_noindex_and_is_named_none() -> None:
+    respect = frozenset({"noindex", "noai"})
+    assert respected(frozenset({"none"}), respect) == {"none"}
+    assert respected(frozenset({"none", "noai"}), respect) == {"noai"}
+    assert respected(frozenset({"nofollow"}), respect) == frozenset()
+
+
+def test_consent_lists_what_restricts_in_alphabet() -> None:
+    assert consent_of(frozenset({"noindex", "noai", "all", "max-snippet"})) == "x_robots_tag:noai+noindex"
+    assert consent_of(frozenset({"all"})) == "none_stated"
+
+
+@pytest.mark.parametrize(
+    ("agent", "token"), [("capfilt/0.1 (+https://x)", "capfilt"), ("My-Bot", "my-bot"), ("", "*"), ("007", "*")]
+)
+def test_the_product_token_is_the_first_word(agent: str, token: str) -> None:
+    assert product_token(agent) == token

@@ -1,0 +1,43 @@
+import re
+from xml.etree import ElementTree
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capfilt.report import charts
+
+counts = st.lists(st.integers(0, 10**9), min_size=40, max_size=40)
+thresholds = st.none() | st.floats(0, 1)
+heights = st.floats(-1e6, 1e6).map(lambda value: round(value, 6))
+curves = st.lists(heights, max_size=400).map(lambda ys: [(float(step), y) for step, y in enumerate(ys)])
+
+
+def numbers(drawing: str) -> list[float]:
+    ElementTree.fromstring(drawing)  # well-formed
+    return [float(value) for value in re.findall(r'\s(?:[xy][12]?|cx|cy|width|height)="([^"]+)"', drawing)]
+
+
+@given(counts, counts, thresholds)
+def test_a_histogram_stays_inside_its_picture(web: list[int], synthetic: list[int], threshold: float | None) -> None:
+    drawing = charts.mirrored(web, synthetic, threshold)
+    assert all(-1 <= value <= charts.WIDTH + 1 for value in numbers(drawing))
+    assert drawing.count("<rect") == sum(map(bool, [*web, *synthetic]))
+
+
+@given(curves, curves)
+def test_a_loss_curve_stays_inside_its_picture(before: list[tuple[float, float]], after: list[tuple[float, float]]) -> None:
+    if not before and not after:
+        return
+    drawing = charts.losses("ITM", before, after, ("round 0", "round 1"))
+    assert all(-1 <= value <= 341 for value in numbers(drawing))
+    for points in re.findall(r'points="([^"]+)"', drawing):
+        for point in points.split():
+            x, y = map(float, point.split(","))
+            assert 43 <= x <= 329
+            assert 27 <= y <= 181
+
+
+def test_a_label_cannot_break_out_of_the_drawing() -> None:
+    drawing = charts.losses("</svg><script>", [(0.0, 1.0), (1.0, 0.5)], [], ("round 0", "round 1"))
+    assert "<script>" not in drawing
+    ElementTree.fromstring(drawing)

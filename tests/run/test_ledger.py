@@ -1,0 +1,44 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from capfilt.errors import RunStateError
+from capfilt.plan import Chunk
+from capfilt.run.commit import chunk_path
+from capfilt.run.ledger import Ledger
+
+
+def test_the_ledger_is_what_the_files_say(tmp_path: Path, make_pool: Callable[[Path], list[Chunk]]) -> None:
+    chunks = make_pool(tmp_path)
+    done = Ledger(str(tmp_path / "pool"), "f", redo="read").done()
+    assert sorted(done) == [chunk.chunk_id for chunk in chunks]
+    assert {footer.counts["ok"] for footer in done.values()} == {3}
+
+
+def test_a_torn_file_is_set_aside_and_its_chunk_open_again(tmp_path: Path, make_pool: Callable[[Path], list[Chunk]]) -> None:
+    chunks = make_pool(tmp_path)
+    torn = Path(chunk_path(str(tmp_path / "pool"), chunks[1].chunk_id))
+    torn.write_bytes(torn.read_bytes()[:-10])
+    assert chunks[1].chunk_id not in Ledger(str(tmp_path / "pool"), "f", redo="read").done()
+    assert not torn.exists()
+    assert torn.with_name(torn.name + ".torn").exists()
+
+
+def test_a_file_under_another_chunks_name_does_not_count(tmp_path: Path, make_pool: Callable[[Path], list[Chunk]]) -> None:
+    chunks = make_pool(tmp_path)
+    first, second = (Path(chunk_path(str(tmp_path / "pool"), chunk.chunk_id)) for chunk in chunks[:2])
+    first.replace(second)
+    assert len(Ledger(str(tmp_path / "pool"), "f", redo="read").done()) == 3
+
+
+def test_files_of_other_settings_are_refused_with_the_stage_to_redo(
+    tmp_path: Path, make_pool: Callable[[Path], list[Chunk]]
+) -> None:
+    make_pool(tmp_path)
+    with pytest.raises(RunStateError, match="expected fingerprint g, found f.*--from round-1/caption"):
+        Ledger(str(tmp_path / "pool"), "g", redo="round-1/caption").done()
+
+
+def test_no_folder_is_an_empty_ledger(tmp_path: Path) -> None:
+    assert Ledger(str(tmp_path / "pool"), "f", redo="read").done() == {}

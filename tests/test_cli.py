@@ -1,0 +1,212 @@
+"""The command line as a user meets it: quick, plain words for errors, exit codes, and no traceback unless asked for."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from capfilt import cli
+from capfilt.errors import ContractError, FailureBudgetError
+from capfilt.schema import candidates_schema, pool_schema
+
+HEAVY = ("torch", "ray", "transformers", "img2dataset", "faiss")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of `capfilt arguments…`, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["capfilt", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    code = ended.value.code
+    assert code is None or isinstance(code, int)
+    return code or 0
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "select", "explain", "report", "caption", "schema"])
+def test_every_command_explains_itself(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, command, "--help") == 0
+    assert "Usage:" in capsys.readouterr().out
+
+
+def test_the_version_is_the_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from capfilt import __version__
+
+    assert call(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"capfilt {__version__}\n"
+
+
+def test_a_wrong_config_ends_with_2_and_plain_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "plan", "quickstart", "--set", "select.min_itn=1", "--set", "rounds=0") == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "Did you mean 'min_itm'?" in told.err
+    assert "--set rounds=0 rounds: 0 is out of range" in told.err
+    assert "Traceback" not in told.err
+
+
+def test_the_traceback_is_shown_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPFILT_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["capfilt", "plan", "no_such_pipeline"])
+    with pytest.raises(cli.ConfigError, match="no 'no_such_pipeline'"):
+        cli.main()
+
+
+@pytest.mark.parametrize(("error", "code"), [(FailureBudgetError, 3), (ContractError, 4)])
+def test_an_error_of_the_run_gives_its_exit_code(
+    error: type[Exception], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error("expected a, found b. Do c")
+
+    monkeypatch.setattr(cli, "_load", fail)
+    assert call(monkeypatch, "run", "quickstart") == code
+    assert capsys.readouterr().err == "capfilt: expected a, found b. Do c\n"
+
+
+def test_what_nobody_foresaw_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("surprise")
+
+    monkeypatch.setattr(cli, "_load", fail)
+    monkeypatch.setattr(sys, "argv", ["capfilt", "run", "quickstart"])
+    with pytest.raises(ZeroDivisionError, match="surprise"):
+        cli.main()
+
+
+def test_the_plan_of_the_quickstart_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; from capfilt.cli import main\n"
+        f"sys.argv = ['capfilt', 'plan', 'quickstart', '--set', 'output={tmp_path}/run']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "HEAVY []" in done.stdout
+    assert "round-1/caption" in done.stdout
+    assert "fingerprint " in done.stdout
+    assert not (tmp_path / "run").exists(), "a plan writes nothing"
+    assert time.monotonic() - begun < 20  # under a second on an idle machine; this bound only catches a heavy import
+
+
+def test_the_plan_counts_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "plan", "quickstart", "--limit", "300", "--set", f"output={tmp_path}/run") == 0
+    told = capsys.readouterr().out
+    assert "300 rows in 1 file(s), 2 chunks" in told
+    assert "run-limit-300" in told
+
+
+def test_the_schema_describes_a_pipeline_and_its_kinds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "schema") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert {"version", "name", "output", "read"} <= set(described["required"])
+    assert described["additionalProperties"] is False
+    assert described["properties"]["resources"]["operational"] is True
+    assert set(described["$defs"]["CaptionConfig"]["properties"]["captioner"]["discriminator"]["mapping"]) >= {
+        "med",
+        "trained",
+        "custom",
+    }
+
+
+@pytest.mark.parametrize("arguments", [("select", "--name", "x"), ("report",), ("explain", "0" * 32)])
+def test_a_folder_that_is_no_run_is_refused(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *rest = arguments
+    assert call(monkeypatch, command, str(tmp_path), *rest) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_picture_that_is_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jpg").write_text("no picture")
+    assert call(monkeypatch, "caption", "model", str(tmp_path / "a.jpg")) == 2
+    assert "a.jpg: expected a picture" in capsys.readouterr().err
+
+
+def test_a_decoding_may_be_a_word_or_yaml() -> None:
+    assert cli._decoding("greedy").kind == "greedy"
+    assert cli._decoding("{kind: beam, beams: 5}").model_dump()["beams"] == 5
+    with pytest.raises(
+        cli.ConfigError, match=r"--decode kind: 'beem' is not one of greedy, beam, nucleus\. Did you mean 'beam'\?"
+    ):
+        cli._decoding("beem")
+
+
+def chunk(name: str, scores: list[float]) -> dict[str, Any]:
+    """Columns of one pool and candidates row per score: a web text that the filter gave it."""
+    rows = range(len(scores))
+    texts = [f"text {row}" for row in rows]
+    caption = {"origin": "web", "captioner": None, "k": None, "log_prob": None, "rule": None, "error": None}
+    return {
+        "row_id": [f"{name}-{row:06d}" for row in rows],
+        "uid": [f"{row:032x}" for row in rows],
+        "url": [f"http://a.test/{row}.jpg" for row in rows],
+        "text": texts,
+        "status": ["ok"] * len(scores),
+        "error": [None] * len(scores),
+        **{column: [8] * len(scores) for column in ("width", "height", "original_width", "original_height")},
+        "sha256": [f"{row:064x}" for row in rows],
+        "consent": ["none"] * len(scores),
+        "captions": [
+            [{**caption, "text": text, "scores": [{"filter": "med", "itm": score, "itc": 0.1}]}]
+            for text, score in zip(texts, scores, strict=True)
+        ],
+    }
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A run that stopped after `filter`: three scored rows."""
+    from capfilt.config.load import load_text
+    from capfilt.config.source import dump
+
+    folder = tmp_path / "run"
+    for inside in ("pool", "round-1/candidates"):
+        (folder / inside).mkdir(parents=True)
+    models = "caption: {captioner: {kind: med, checkpoint: a}}\nfilter: {filter: {kind: med, checkpoint: b}}\n"
+    pipeline = load_text(f"version: 1\nname: small\noutput: {folder}\nread: {{paths: [a]}}\n{models}select: {{}}\n")
+    (folder / "config.yaml").write_text(dump(pipeline.model_dump(mode="json")))
+    columns = chunk("0" * 16, [0.2, 0.6, 0.9])
+    name = f"chunk-{'0' * 16}.parquet"
+    pool = pa.Table.from_pydict({**columns, "image": [b"jpeg"] * 3}, schema=pool_schema())
+    pq.write_table(pool, folder / "pool" / name)
+    candidates = pa.Table.from_pydict({**columns, "embedding": [[1.0, 0.0]] * 3}, schema=candidates_schema(2))
+    pq.write_table(candidates, folder / "round-1" / "candidates" / name)
+    return folder
+
+
+def test_select_makes_a_view_with_another_threshold_and_writes_its_data_set(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("select", str(run_folder), "--name", "strict", "--set", "select.min_itm=0.7", "--write")
+    assert call(monkeypatch, *arguments) == 0
+    view = run_folder / "round-1" / "views" / "strict"
+    told = capsys.readouterr().out
+    assert "view strict: 1 of 3 rows and 1 texts kept" in told
+    assert told.splitlines()[-1] == str(view)
+    assert pq.read_table(view / "selection.parquet")["kept"].to_pylist() == [[False], [False], [True]]
+    written = pq.read_table(view / "dataset" / "parquet" / "00000.parquet")
+    assert written["caption"].to_pylist() == ["text 2"]
+    assert not (run_folder / "round-1" / "selection").exists(), "the run's own selection stays as it is"
+
+
+def test_explain_tells_a_pair_in_words_and_as_json(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "explain", str(run_folder), f"{1:032x}") == 0
+    assert "text 1" in capsys.readouterr().out
+    assert call(monkeypatch, "explain", str(run_folder), f"{1:032x}", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["url"] == "http://a.test/1.jpg"

@@ -1,0 +1,29 @@
+"""The data card says what it is told and leaves out what it is not."""
+
+from capfilt.schema import DATASET
+from capfilt.writers.card import COLUMN_MEANING, data_card
+
+
+def test_a_card_without_facts_still_has_its_columns() -> None:
+    card = data_card({}, {}, DATASET, rows=0, texts=0, formats=["parquet"], shards=0)
+    assert "How it was made" not in card
+    assert "Funnel" not in card
+    assert "None" not in card
+    assert all(f"`{name}`" in card for name in DATASET.names)
+
+
+def test_every_column_has_a_meaning() -> None:
+    assert set(DATASET.names) <= set(COLUMN_MEANING)
+
+
+def test_names_cannot_break_the_front_matter_or_a_table() -> None:
+    card = data_card({"name": 'a "b"', "filter": "x|y\nz"}, {}, DATASET, rows=1, texts=1, formats=["webdataset"], shards=1)
+    assert 'pretty_name: "a \\"b\\""' in card
+    assert "| filter | x\\|y z |" in card
+
+
+def test_models_are_named_from_the_settings() -> None:
+    settings = {"caption": {"captioner": {"kind": "med", "checkpoint": "blip"}}, "filter": {"filter": {"kind": "trained"}}}
+    card = data_card({"settings": settings}, {}, DATASET, rows=1, texts=1, formats=["parquet"], shards=1)
+    assert "| captioner | med blip |" in card
+    assert "| filter | trained |" in card
