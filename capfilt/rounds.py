@@ -4,6 +4,7 @@ Says in which order things happen and what each is made from; the work is done b
 """
 
 import shlex
+import webbrowser
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, Literal, assert_never
 
 from capfilt.config.pipeline import MedModel, Pipeline, TrainedModel
 from capfilt.errors import FailureBudgetError, Interrupted
-from capfilt.plan import Plan, find_stage, make_plan
+from capfilt.plan import find_stage, make_plan, plan_stages
 from capfilt.run import files, index
 from capfilt.run.build import Job
 from capfilt.run.context import Context
@@ -21,7 +22,7 @@ from capfilt.run.lease import Lease
 from capfilt.run.ledger import Ledger
 from capfilt.run.local_executor import Executor, LocalExecutor
 from capfilt.run.phase import Passed, run_chunks
-from capfilt.run.planning import wanted_columns
+from capfilt.run.planning import done_files, wanted_columns
 from capfilt.run.progress import RunProgress, make_progress
 from capfilt.run.state import check, record, redo_from, start_fresh
 from capfilt.run.steps import Steps, key_of, model_identity
@@ -76,12 +77,12 @@ def run_pipeline(
     try:
         with ExitStack() as stack:
             stack.enter_context(Lease(pipeline.output))
-            if fresh:
-                start_fresh(pipeline.output)
+            _clear(pipeline, limit, start_from, fresh)
             executor = make_executor(pipeline)
             stack.callback(executor.close)
-            executor.start()
-            context = _begin(pipeline, limit, start_from, progress, command)
+            if _has_chunks_to_do(pipeline):
+                executor.start()
+            context = _begin(pipeline, limit, progress, command)
             last = context.plan.stages[-1 if until is None else find_stage(context.plan.stages, until, "--until")].unit_label
             line = _Line(context, executor, RunResult(pipeline.output))
             for label in line.go():
@@ -104,23 +105,37 @@ def make_executor(pipeline: Pipeline) -> Executor:
             assert_never(unreachable)
 
 
-def _begin(pipeline: Pipeline, limit: int | None, start_from: str | None, progress: RunProgress, command: str) -> Context:
-    """Small web, index and plan; the run folder is checked, cleared where asked for, and marked as this pipeline's."""
-    from capfilt.plan import InputFile, plan_stages
-
-    output, steps = pipeline.output, Steps(pipeline.output)
+def _clear(pipeline: Pipeline, limit: int | None, start_from: str | None, fresh: bool) -> None:
+    """Check that the run folder is this pipeline's; delete what is to be made anew."""
+    if fresh:
+        start_fresh(pipeline.output)
     stages = plan_stages(pipeline, 1, {})
     check(pipeline, stages, limit, start_from)
     if start_from is not None:
-        redo_from(output, stages, start_from)
+        redo_from(pipeline.output, stages, start_from)
+
+
+def _has_chunks_to_do(pipeline: Pipeline) -> bool:
+    """As far as the last plan tells: a run that only has to train goes without an executor's start."""
+    before = files.get_json(files.join(pipeline.output, "plan.json")) or {}
+    stages = plan_stages(pipeline, before.get("chunks", 1), done_files(pipeline, plan_stages(pipeline, 1, {})))
+    return any(stage.unit in ("pool", "candidates") and stage.done < stage.total for stage in stages)
+
+
+def _begin(pipeline: Pipeline, limit: int | None, progress: RunProgress, command: str) -> Context:
+    """Small web, index and plan; the run folder is marked as this pipeline's."""
+    output, steps = pipeline.output, Steps(pipeline.output)
     if pipeline.miniweb is not None:
         from capfilt.miniweb.build import build
 
+        folder = files.join(output, "miniweb")
+        if not files.exists(folder):
+            progress.note(f"small web: drawing {pipeline.miniweb.pictures:,} pictures")
         with steps.timed("miniweb"):
-            build(pipeline.miniweb, Path(files.join(output, "miniweb")), seed=pipeline.seed)
+            build(pipeline.miniweb, Path(folder), seed=pipeline.seed)
     with steps.timed("index"):
-        found: list[InputFile] = index.extend(index.load(output), index.scan(pipeline.read.paths, wanted_columns(pipeline)))
-        plan: Plan = make_plan(pipeline, found, limit=limit)
+        found = index.extend(index.load(output), index.scan(pipeline.read.paths, wanted_columns(pipeline)))
+        plan = make_plan(pipeline, found, limit=limit)
         for warning in record(pipeline, plan):
             progress.note(warning)
         index.save(output, found)
@@ -258,3 +273,5 @@ class _Line:
 
         with self.context.steps.timed("report"):
             self.result.report = str(write_report(Path(self.context.pipeline.output)))
+        if self.context.pipeline.report.open:
+            webbrowser.open(Path(self.result.report).resolve().as_uri())

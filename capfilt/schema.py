@@ -60,7 +60,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("original_width", pa.int32(), ("download",), "pixels as served"),
     Column("original_height", pa.int32(), ("download",), "pixels as served"),
     Column("sha256", pa.string(), ("download",), "hash of the bytes as served"),
-    Column("consent", pa.string(), ("download",), "what the host said: none, robots_txt:…, x_robots_tag:…"),
+    Column("consent", pa.string(), ("download",), "what the host said: none_stated, robots_txt:…, x_robots_tag:…"),
     Column("captions", pa.list_(CAPTION), ("screen", "caption", "filter"), "every candidate text"),
 )
 UPSTREAM = "upstream"

@@ -24,7 +24,8 @@ filter: {filter: {kind: trained}}
 dedup: {}
 select: {}
 write: {}
-pretrain: {architecture: med_tiny, mix: {web: 0.8, human: 0.2}, human: h.parquet, losses: {lm: 1}, steps: 1, batch_size: 1, lr: 0.1}
+pretrain:
+  {architecture: med_tiny, mix: {web: 0.8, human: 0.2}, human: h.parquet, losses: {lm: 1}, steps: 1, batch_size: 1, lr: 0.1}
 finetune:
   human: h.parquet
   captioner: {losses: {lm: 1}, steps: 1, batch_size: 1, lr: 0.1}
@@ -151,7 +152,7 @@ def test_a_stage_is_found_by_name(whole: Pipeline, name: str, option: str, label
 
 
 def test_an_unknown_stage_lists_those_of_the_run(whole: Pipeline) -> None:
-    with pytest.raises(ConfigError, match="--until filtre.*round-1/filter"):
+    with pytest.raises(ConfigError, match=r"--until filtre.*round-1/filter"):
         find_stage(make_plan(whole, [FILE]).stages, "filtre", "--until")
 
 

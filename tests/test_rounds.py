@@ -22,6 +22,7 @@ from capfilt.errors import CapfiltError, FailureBudgetError, InputError, Interru
 from capfilt.rounds import RunResult, run_pipeline
 from capfilt.run import files
 from capfilt.run.lease import Lease
+from capfilt.run.local_executor import LocalExecutor
 from capfilt.run.planning import plan_pipeline
 from capfilt.run.progress import SilentProgress
 from capfilt.schema import COLUMNS
@@ -94,7 +95,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     def put_in(module: str, **names: Any) -> None:
         monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**names))
 
-    put_in("torch", set_num_threads=lambda threads: None)
+    put_in("torch", set_num_threads=lambda threads: None, get_num_threads=lambda: 2)
     put_in("capfilt.stages.download", DownloadStage=lambda *args, **kwargs: FakeDownload(world))
     monkeypatch.setattr(captioners, "build_captioner", lambda config, *, trained, device: FakeCaptioner(world, trained))
     monkeypatch.setattr(filters, "build_filter", lambda config, *, trained, device: FakeFilter(world, trained))
@@ -287,7 +288,7 @@ def test_a_changed_setting_is_refused_with_the_difference_and_the_way_out(world:
     change = deep_set("select", "min_itm", value=0.2)
     with pytest.raises(RunStateError, match=r"select.min_itm: 0.1 -> 0.2\n.*--from round-1/select.*--fresh"):
         world.run(change)
-    with pytest.raises(RunStateError, match="select.min_itm"):
+    with pytest.raises(RunStateError, match=r"select.min_itm"):
         world.run(change, start_from="round-2/select")
     world.run(change, start_from="round-1/select")
     assert world.did[0] == "select"
@@ -323,7 +324,7 @@ def test_a_changed_input_file_is_refused(world: World) -> None:
 def test_fresh_leaves_files_alone_that_no_run_made(world: World) -> None:
     world.output.mkdir()
     (world.output / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunStateError, match="found files but no config.yaml"):
+    with pytest.raises(RunStateError, match=r"found files but no config.yaml"):
         world.run(fresh=True)
     world.run(until="pool")
     world.run(fresh=True, until="pool")
@@ -365,6 +366,18 @@ def test_a_model_that_changed_is_noticed(world: World) -> None:
     (world.output / "round-0" / "models" / "captioner" / "model.safetensors").write_bytes(b"other")
     with pytest.raises(RunStateError, match=r"--from round-1/caption"):
         world.run()
+
+
+def test_an_executor_is_started_early_only_where_chunks_are_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr(LocalExecutor, "start", lambda self: started.append(1))
+    world.run(until="round-2/caption")
+    assert started == [1]
+    world.run()
+    world.run(start_from="round-2/pretrain")
+    assert started == [1]
+    world.run(start_from="round-2/caption")
+    assert started == [1, 1]
 
 
 def test_one_driver_per_run(world: World) -> None:

@@ -25,7 +25,7 @@ class VisionConfig(Section):
     heads: Positive
     mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
     stem: Literal["patch", "conv"] = "patch"
-    """patch: one linear map per patch (ViT, BLIP). conv: 3x3 stride-2 convolutions, each with GroupNorm and GELU."""
+    """patch: one linear map per patch (ViT, BLIP). conv: 3x3 stride-2 convolutions, two per halving, with batch norm and GELU."""
     positions: Literal["learned", "sincos2d"] = "learned"
     norm_eps: float = 1e-6
 

@@ -63,7 +63,9 @@ class SelfAttention(nn.Module):
         """[B, T, W], or [B, 1, W] with `first_only`: the output of position 0 alone, for no more work than that needs."""
         if first_only:
             width = x_BTW.shape[-1]
-            q = split_heads(F.linear(x_BTW[:, :1], self.qkv.weight[:width], self.qkv.bias[:width]), self.heads)
+            # Two axes, not three: for a strided [B, 1, W] torch picks its product by whether weights want gradients.
+            q_BW = F.linear(x_BTW[:, 0], self.qkv.weight[:width], self.qkv.bias[:width])
+            q = split_heads(q_BW[:, None], self.heads)
             kv = F.linear(x_BTW, self.qkv.weight[width:], self.qkv.bias[width:])
             k, v = split_parts(kv, 2, self.heads)
         else:

@@ -36,6 +36,11 @@ class Tokenizer:
     @classmethod
     def from_tokens(cls, tokens: Sequence[str]) -> "Tokenizer":
         """From a BERT vocabulary, one token per id in order, specials included; [DEC] and [ENC] are appended."""
+        missing = [token for token in SPECIALS if token not in tokens]
+        if missing:
+            raise CheckpointError(
+                f"vocabulary: expected BERT's special tokens, found no {', '.join(missing)}; use a BERT vocabulary"
+            )
         backend = Backend(WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
         backend.normalizer = BertNormalizer(lowercase=True)
         backend.pre_tokenizer = BertPreTokenizer()

@@ -4,6 +4,8 @@ The only place where runner and stages meet; both executors use it. Imports what
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
@@ -84,6 +86,22 @@ def limit_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """Undoes `limit_threads` at its end: the training in this process has a setting of its own."""
+    import torch
+
+    before, variable = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        if variable is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+        else:
+            os.environ["OMP_NUM_THREADS"] = variable
 
 
 def _device(gpus: float) -> str:

@@ -5,8 +5,10 @@ Knows in which order and from what; the rules are in `capfilt.stages`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import assert_never
 
-from capfilt.config.pipeline import Pipeline
+from capfilt import __version__
+from capfilt.config.pipeline import CustomModel, MedModel, Pipeline, TrainedModel
 from capfilt.errors import CapfiltError
 from capfilt.filters.base import Embedder
 from capfilt.run import files
@@ -93,16 +95,31 @@ def _select(context: Context, scored: Scored) -> None:
         shown.advance(1, **facts)
 
 
+def _called(model: TrainedModel | MedModel | CustomModel, number: int) -> str:
+    """The model in the words of a data card."""
+    match model:
+        case TrainedModel():
+            return f"MED, fine-tuned by this run in round {number - 1}"
+        case MedModel(checkpoint=checkpoint):
+            return f"MED {checkpoint}"
+        case CustomModel(target=target):
+            return target
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
 def _write(context: Context, scored: Scored) -> None:
     from capfilt.stages.write import write
 
-    config = context.pipeline.write
+    config, models = context.pipeline.write, scored.pipeline
     assert config is not None
     card = {
         "name": context.plan.name,
+        "version": __version__,
         "round": scored.number,
         "fingerprint": context.plan.fingerprint,
-        "settings": context.plan.settings,
+        "captioner": None if models.caption is None else _called(models.caption.captioner, scored.number),
+        "filter": None if models.filter is None else _called(models.filter.filter, scored.number),
     }
     with context.progress.stage(f"round {scored.number} write", 1, "") as shown:
         manifest = write(

@@ -83,9 +83,8 @@ class Lease:
         if not isinstance(holder, dict) or not isinstance(holder.get("beat"), int | float):
             return False
         if holder.get("host") == self._owner["host"] and isinstance(holder.get("pid"), int):
-            is_same_boot: bool = holder.get("boot") == self._owner["boot"]
-            return is_same_boot and _runs(holder["pid"])
-        return time.time() - holder["beat"] < self._expires_s
+            return bool(holder.get("boot") == self._owner["boot"]) and _runs(int(holder["pid"]))
+        return bool(time.time() - holder["beat"] < self._expires_s)
 
     def _beat(self) -> None:
         while not self._stopped.wait(self._beat_s):

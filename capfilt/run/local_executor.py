@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 from capfilt.plan import Chunk
-from capfilt.run.build import Job
+from capfilt.run.build import Job, own_threads
 from capfilt.run.work import CaptionWork, FilterWork, Outcome, PoolWork
 
 
@@ -51,6 +51,7 @@ class LocalExecutor:
 
     def _candidates(self, job: Job, chunks: Sequence[Chunk]) -> Iterator[Outcome]:
         caption, score = CaptionWork(job), FilterWork(job)
-        for chunk in chunks:
-            outcome, table = caption(chunk.chunk_id)
-            yield outcome if table is None else score(chunk.chunk_id, table)
+        with own_threads():
+            for chunk in chunks:
+                outcome, table = caption(chunk.chunk_id)
+                yield outcome if table is None else score(chunk.chunk_id, table)

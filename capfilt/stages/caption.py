@@ -16,8 +16,8 @@ class CaptionStage:
     """Batches are cut from the chunk's healthy rows in order, so that a restart meets the same shapes (architecture, section 3)."""
 
     name = "caption"
-    reads = ("row_id", "uid", "image", "captions")
-    writes = ("captions", "status", "error")
+    reads: tuple[str, ...] = ("row_id", "uid", "image", "captions")
+    writes: tuple[str, ...] = ("captions", "status", "error")
 
     def __init__(self, config: CaptionConfig, *, captioner: Captioner, seed: int, round_number: int) -> None:
         self._config = config

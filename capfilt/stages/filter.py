@@ -15,8 +15,8 @@ class FilterStage:
     """Scores every candidate text that no rule rejected; all texts of a picture share its encoding."""
 
     name = "filter"
-    reads = ("row_id", "image", "captions")
-    writes = ("captions", "embedding", "status", "error")
+    reads: tuple[str, ...] = ("row_id", "image", "captions")
+    writes: tuple[str, ...] = ("captions", "embedding", "status", "error")
 
     def __init__(self, config: FilterConfig, *, scorer: Filter) -> None:
         self._config = config

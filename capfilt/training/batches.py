@@ -110,7 +110,9 @@ class Batches:
         self._device = device
         self._orders = [EndlessShuffle(len(pairs), seed, number) for number, (pairs, _) in enumerate(self._sources)]
         texts = [prompt + text for pairs, _ in self._sources for text in pairs.texts]
-        self._tokens = Tokens(texts, tokenizer, architecture.max_text_length)
+        # The prompt comes on top of the text's own length, as far as the network has positions.
+        longest = architecture.max_text_length + len(tokenizer.encode_prompt(prompt)) - 1
+        self._tokens = Tokens(texts, tokenizer, min(longest, architecture.text.max_positions))
         self._first_text = np.cumsum([0, *(len(pairs) for pairs, _ in self._sources)])
         self.pairs: int = sum(count for _, count in self._sources)
         first, count = self._sources[0]

@@ -80,7 +80,7 @@ def train(
     """
     assert isinstance(module, nn.Module)
     checkpoints = Checkpoints(work / "checkpoint", mark)
-    with _threads(config.threads), _seeded(seed, device), _training_mode(module):
+    with _threads(config.threads), _deterministic(device), _seeded(seed, device), _training_mode(module):
         optimiser = build_optimiser(module.parameters(), config)
         since = _Since()
         done = 0
@@ -222,6 +222,23 @@ def _threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _deterministic(device: str) -> Iterator[None]:
+    """On the CPU, sums in a fixed order: by default two threads add up the gradient of an indexed tensor as they come.
+
+    On a GPU the promise is weaker and the price higher: left as it is.
+    """
+    before, fills = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    if torch.device(device).type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def test_itc_sees_the_queue_as_it_was_before_this_batch(model: MED, make_batch: 
     batch = make_batch()
     task = MedPretraining(model, losses=["itc"])
     task.set_progress(5, 10)
-    before = copy.deepcopy({name: x for name, x in task.queue.state_dict().items()})
+    before = copy.deepcopy(task.queue.state_dict())
     found = task.losses(batch)["itc"].double()
     with torch.no_grad():
         image = model.image_features(model.encode_image(batch.pixels_BCHW)).double()

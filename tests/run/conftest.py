@@ -78,7 +78,8 @@ def fakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fakes need no torch, whose import costs seconds."""
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(set_num_threads=lambda threads: None))
+    fake = types.SimpleNamespace(set_num_threads=lambda threads: None, get_num_threads=lambda: 2)
+    monkeypatch.setitem(sys.modules, "torch", fake)
 
 
 PipelineOf = Callable[..., Pipeline]

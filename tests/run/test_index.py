@@ -70,5 +70,5 @@ def test_appended_files_extend_and_changed_or_lost_ones_refuse(web: Path) -> Non
     with pytest.raises(RunStateError, match="found none"):
         index.extend(found, known)
     pq.write_table(pa.table({"url": ["x"], "text": ["t"]}), web)
-    with pytest.raises(RunStateError, match="expected the input .* as the run first saw it"):
+    with pytest.raises(RunStateError, match=r"expected the input .* as the run first saw it"):
         index.extend(known, index.scan([str(web)], []))

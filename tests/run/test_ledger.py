@@ -36,7 +36,7 @@ def test_files_of_other_settings_are_refused_with_the_stage_to_redo(
     tmp_path: Path, make_pool: Callable[[Path], list[Chunk]]
 ) -> None:
     make_pool(tmp_path)
-    with pytest.raises(RunStateError, match="expected fingerprint g, found f.*--from round-1/caption"):
+    with pytest.raises(RunStateError, match=r"expected fingerprint g, found f.*--from round-1/caption"):
         Ledger(str(tmp_path / "pool"), "g", redo="round-1/caption").done()
 
 

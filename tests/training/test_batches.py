@@ -92,6 +92,21 @@ def test_the_prompt_stands_before_every_text(make_batches):
     assert (make(prompt="a picture of ")(0).ids_BT[:, : len(prompt)] == torch.tensor(prompt)).all()
 
 
+def test_the_prompt_takes_nothing_from_a_long_text(make_batches, tmp_path, picture, write_human, architecture_file):
+    _, tokenizer, *_ = make_batches
+    long = "a red square " * 3 + "a green square " * 3
+    path = write_human([{"key": "k", "image": picture(0), "captions": [long]}], "long.parquet")
+    pairs = read_pairs([path], "human", 16, spool=tmp_path / "l")
+    architecture = load_architecture(architecture_file)
+    plain, prompted = (
+        Batches([(pairs, 1)], tokenizer, architecture, seed=0, prompt=prompt)(0).ids_BT[0].tolist()
+        for prompt in ("", "a picture of ")
+    )
+    prompt = tokenizer.encode_prompt("a picture of ").tolist()
+    assert len(plain) == architecture.max_text_length
+    assert prompted == prompt + plain[1:]
+
+
 def test_other_data_have_another_content(make_batches):
     make, *_ = make_batches
     assert make().content() == make().content()

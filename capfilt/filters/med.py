@@ -1,0 +1,100 @@
+"""MED as a filter: ITM by the image-grounded encoder, ITC by the unimodal ones (BLIP section 3.1)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from capfilt.filters.base import Float32Array, Scores, empty_embedding
+from capfilt.modeling.inference import Inference
+
+LENGTH_STEP = 8
+"""Texts are padded to multiples of this many tokens, so that few shapes occur and a neighbour's length changes nothing."""
+
+
+class MedFilter:
+    """All texts of an image share its encoding and its cross-attention keys and values."""
+
+    def __init__(self, network: Inference) -> None:
+        self.name = network.name
+        self.dim = network.architecture.embed_dim
+        self._network = network
+
+    @classmethod
+    def load(cls, checkpoint: str, *, batch_size: int, dtype: Literal["float32", "bfloat16"], device: str) -> "MedFilter":
+        return cls(Inference.load(checkpoint, batch_size=batch_size, dtype=dtype, device=device))
+
+    def score(self, images: Sequence[Image], texts: Sequence[Sequence[str]]) -> Scores:
+        itm: list[list[float]] = []
+        itc: list[list[float]] = []
+        vectors: list[Float32Array] = [empty_embedding(self.dim)]
+        for here, image_embeds_BND in self._network.encode(images):
+            asked = [list(texts[i]) for i in here]
+            matching, cosine, image_BE = self._score_batch(image_embeds_BND, asked)
+            itm.extend(matching)
+            itc.extend(cosine)
+            vectors.append(image_BE[: len(here)].cpu().numpy())
+        return Scores(itm, itc, np.concatenate(vectors))
+
+    @torch.inference_mode()
+    def _score_batch(
+        self, image_embeds_BND: Tensor, texts: list[list[str]]
+    ) -> tuple[list[list[float]], list[list[float]], Tensor]:
+        model = self._network.model
+        image_BE = model.image_features(image_embeds_BND).float()
+        itm = [[0.0] * len(own) for own in texts]
+        itc = [[0.0] * len(own) for own in texts]
+        for at, ids_RT, mask_RT in self._text_batches(texts):
+            image_of_text_R = torch.tensor([i for i, _ in at], device=self._network.device)
+            logits_R2 = model.itm_logits(ids_RT, mask_RT, image_embeds_BND, image_of_text_R).float()
+            match_R = logits_R2.softmax(-1)[:, 1].tolist()
+            text_RE = model.text_features(ids_RT, mask_RT).float()
+            cosine_R = (text_RE * image_BE[image_of_text_R]).sum(-1).tolist()
+            for (i, j), p, c in zip(at, match_R, cosine_R, strict=True):
+                itm[i][j], itc[i][j] = p, c
+        return itm, itc, image_BE
+
+    def _text_batches(self, texts: list[list[str]]) -> list[tuple[list[tuple[int, int]], Tensor, Tensor]]:
+        """Texts by length bucket, in batches of `batch_size` rows; the padding rows repeat the last one."""
+        flat = [(i, j) for i, own in enumerate(texts) for j in range(len(own))]
+        if not flat:
+            return []
+        network = self._network
+        ids, mask = network.tokenizer.encode_batch([texts[i][j] for i, j in flat], network.architecture.max_text_length)
+        lengths = mask.sum(1)
+        buckets: dict[int, list[int]] = {}
+        for row, length in enumerate(lengths):
+            buckets.setdefault(-(-int(length) // LENGTH_STEP) * LENGTH_STEP, []).append(row)
+        batches = []
+        for width, rows in sorted(buckets.items()):
+            for start in range(0, len(rows), network.batch_size):
+                chosen = rows[start : start + network.batch_size]
+                padded = np.array(chosen + [chosen[-1]] * (network.batch_size - len(chosen)))
+                ids_RT = np.full((len(padded), width), network.architecture.text.pad_id, dtype=np.int64)
+                mask_RT = np.zeros((len(padded), width), dtype=np.int64)
+                kept = min(width, ids.shape[1])
+                ids_RT[:, :kept], mask_RT[:, :kept] = ids[padded, :kept], mask[padded, :kept]
+                at = [flat[row] for row in padded]
+                batches.append((at, torch.from_numpy(ids_RT).to(network.device), torch.from_numpy(mask_RT).to(network.device)))
+        return batches
+
+    def embed_images(self, images: Sequence[Image]) -> Float32Array:
+        """Unit-norm image features, float32 [n, dim]."""
+        parts = [empty_embedding(self.dim)]
+        with torch.inference_mode():
+            for here, image_embeds_BND in self._network.encode(images):
+                parts.append(self._network.model.image_features(image_embeds_BND).float()[: len(here)].cpu().numpy())
+        return np.concatenate(parts)
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32Array:
+        """Unit-norm text features, float32 [n, dim]."""
+        found = np.zeros((len(texts), self.dim), dtype=np.float32)
+        with torch.inference_mode():
+            for at, ids_RT, mask_RT in self._text_batches([[text] for text in texts]):
+                features = self._network.model.text_features(ids_RT, mask_RT).float().cpu().numpy()
+                for (i, _), vector in zip(at, features, strict=True):
+                    found[i] = vector
+        return found

@@ -1,0 +1,116 @@
+"""One trained network in the hand: caption pictures, match texts with them, embed both.
+
+The Python side of `capfilt caption`; a pipeline uses captioners and filters through its stages instead.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL.Image import Image
+
+from capfilt.captioners.med import MedCaptioner
+from capfilt.config.architecture import Architecture
+from capfilt.config.decoding import Beam, Decoding
+from capfilt.filters.base import Float32Array
+from capfilt.filters.med import MedFilter
+from capfilt.identity import row_seed
+from capfilt.modeling.inference import Inference
+
+
+class Model:
+    """A MED with its tokenizer and preprocessing. Pictures are RGB PIL images of any size."""
+
+    def __init__(self, network: Inference) -> None:
+        self._network = network
+        self._filter = MedFilter(network)
+
+    @property
+    def architecture(self) -> Architecture:
+        return self._network.architecture
+
+    def caption(
+        self, images: Sequence[Image], *, prompt: str = "a picture of ", decode: Decoding | None = None, seed: int = 0
+    ) -> list[str]:
+        """One text per picture, the prompt left out. Beam search with 3 beams unless `decode` says otherwise.
+
+        `seed` starts the random stream of nucleus sampling; picture i takes its i-th.
+        """
+        longest = self.architecture.max_text_length
+        decode = decode or Beam(beams=3, min_length=5, max_length=min(24, longest))
+        captioner = MedCaptioner(self._network, prompt=prompt, decode=decode)
+        seeds = [[row_seed(seed, 0, "caption", captioner.name, str(i), 0)] for i in range(len(images))]
+        return [texts[0].text for texts in captioner.caption(images, seeds=seeds)]
+
+    def match(self, images: Sequence[Image], texts: Sequence[str]) -> Float32Array:
+        """Probability that each text describes its picture, float32 [n]; pairs are taken by position. BLIP's two-way ITM softmax.
+
+        Raises:
+            ValueError: If the two sequences differ in length.
+        """
+        if len(images) != len(texts):
+            raise ValueError(f"expected as many texts as pictures, found {len(texts)} and {len(images)}; pair them by position")
+        scores = self._filter.score(images, [[text] for text in texts])
+        assert scores.itm is not None
+        return np.asarray([own[0] for own in scores.itm], dtype=np.float32)
+
+    def embed_images(self, images: Sequence[Image]) -> Float32Array:
+        """Unit-norm features [n, dim]; their product with those of texts is the ITC cosine."""
+        return self._filter.embed_images(images)
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32Array:
+        """Unit-norm features [n, dim]."""
+        return self._filter.embed_texts(texts)
+
+
+def load_model(
+    source: str | Path | Architecture,
+    *,
+    device: str = "cpu",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    batch_size: int = 16,
+    vocabulary: str | Path | None = None,
+    seed: int = 0,
+) -> Model:
+    """A model from a checkpoint folder, or a fresh one with random weights from an architecture.
+
+    Args:
+        source: A model folder; or an architecture (typed, or the name or path of a YAML in models/).
+        vocabulary: WordPiece file, one token a line; needed for an architecture, which brings none.
+        seed: Of fresh weights.
+
+    Raises:
+        CheckpointError: If the folder is no model, or its weights do not fit.
+        ConfigError: If an architecture comes without a vocabulary, or a GPU is asked for where there is none.
+    """
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        return Model(Inference.load(str(source), batch_size=batch_size, dtype=dtype, device=device))
+    return Model(_fresh(source, device=device, dtype=dtype, batch_size=batch_size, vocabulary=vocabulary, seed=seed))
+
+
+def _fresh(
+    source: str | Path | Architecture,
+    *,
+    device: str,
+    dtype: Literal["float32", "bfloat16"],
+    batch_size: int,
+    vocabulary: str | Path | None,
+    seed: int,
+) -> Inference:
+    from capfilt.config.architecture import load_architecture
+    from capfilt.config.load import find_yaml
+    from capfilt.errors import CheckpointError, ConfigError
+    from capfilt.modeling.build import build
+    from capfilt.modeling.tokenizer import Tokenizer
+
+    if isinstance(source, str | Path):
+        try:
+            source = load_architecture(find_yaml(str(source), "models"))
+        except ConfigError as error:
+            raise CheckpointError(f"{source}: expected a model folder or the name of an architecture, found neither. {error}") from None
+    if vocabulary is None:
+        raise ConfigError("load_model: an architecture has no tokenizer; expected `vocabulary`, a WordPiece file, found none")
+    tokenizer = Tokenizer.from_vocab(vocabulary)
+    name = "fresh"
+    return Inference(name, build(source, seed=seed), source, tokenizer, batch_size=batch_size, dtype=dtype, device=device)

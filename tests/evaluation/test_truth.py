@@ -1,0 +1,33 @@
+from random import Random
+
+import pytest
+
+from capfilt.errors import InputError
+from capfilt.evaluation.truth import read_heldout, read_truth
+from capfilt.miniweb.language import describe
+
+
+def test_truth_is_found_by_url_and_by_key(scenes, write_truth, wrong_text):
+    rows = [
+        {"url": "u", "key": None, "text_is_true": True, "noise_kind": "correct", "scene": scenes[0].to_json()},
+        {"url": None, "key": "k", "text_is_true": True, "noise_kind": "human", "scene": scenes[1].to_json()},
+        {"url": "u", "key": None, "text_is_true": False, "noise_kind": "spam", "scene": scenes[0].to_json()},
+    ]
+    truth = read_truth(write_truth(rows))
+    assert set(truth) == {"u", "k"}
+    assert truth["u"].text_is_true
+    assert truth["k"].is_true(describe(scenes[1], Random(0)))
+    assert not truth["k"].is_true(wrong_text(scenes[1]))
+
+
+def test_heldout_pairs_come_in_the_files_order(heldout):
+    pairs = read_heldout(heldout)
+    assert pairs.keys == ["k0", "k1", "k2", "k3"]
+    assert [len(texts) for texts in pairs.captions] == [1, 2, 1, 2]
+
+
+def test_a_missing_file_or_column_is_named(tmp_path, write_truth):
+    with pytest.raises(InputError, match="expected a Parquet file, found none"):
+        read_heldout(str(tmp_path / "no.parquet"))
+    with pytest.raises(InputError, match="found no captions, image"):
+        read_heldout(write_truth([]))
