@@ -1,7 +1,7 @@
 """The quickstart under several seeds, one after the other, and the table of what each reached.
 
     python benchmarks/quickstart_seeds.py 0 1 2                 choosing: the recipe may still change
-    python benchmarks/quickstart_seeds.py --confirm 3 4 5 6 7   frozen YAML; the world gains a noise kind and combinations never seen
+    python benchmarks/quickstart_seeds.py --confirm 3 4 5 6 7   frozen YAML; the world gains noise and combinations never seen
 
 Writes benchmarks/results/quickstart_seeds_{choose,confirm}.json with the YAML's hash, so that a later change of the recipe shows.
 Seeds already there under the same hash are not run again.
@@ -62,7 +62,9 @@ def _short(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    lines = ["seed  primary R0 -> R1     true captions R0 -> R1  synthetic true before/after   web AUC  syn AUC  web precision  min"]
+    lines = [
+        "seed  primary R0 -> R1     true captions R0 -> R1  synthetic true before/after   web AUC  syn AUC  web precision  min"
+    ]
     for run in runs:
         web, syn = run["filter_quality"]["web"], run["filter_quality"]["synthetic"]
         lines.append(
@@ -74,7 +76,10 @@ def table(runs: list[dict[str, Any]]) -> str:
         )
     gains = [run["round_1"]["primary"]["value"] - run["round_0"]["primary"]["value"] for run in runs]
     spread = statistics.stdev(gains) if len(gains) > 1 else float("nan")
-    lines.append(f"gain of round 1 over round 0: mean {statistics.mean(gains):+.3f}, sd {spread:.3f}, better in {sum(g > 0 for g in gains)}/{len(gains)}")
+    lines.append(
+        f"gain of round 1 over round 0: mean {statistics.mean(gains):+.3f}, sd {spread:.3f}, "
+        f"better in {sum(g > 0 for g in gains)}/{len(gains)}"
+    )
     return "\n".join(lines)
 
 

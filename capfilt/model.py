@@ -108,7 +108,9 @@ def _fresh(
         try:
             source = load_architecture(find_yaml(str(source), "models"))
         except ConfigError as error:
-            raise CheckpointError(f"{source}: expected a model folder or the name of an architecture, found neither. {error}") from None
+            raise CheckpointError(
+                f"{source}: expected a model folder or the name of an architecture, found neither. {error}"
+            ) from None
     if vocabulary is None:
         raise ConfigError("load_model: an architecture has no tokenizer; expected `vocabulary`, a WordPiece file, found none")
     tokenizer = Tokenizer.from_vocab(vocabulary)

@@ -44,7 +44,9 @@ class Column:
 
 COLUMNS: tuple[Column, ...] = (
     Column("row_id", pa.string(), ("read",), "chunk id + row number: unique in a run; sorts rows and breaks ties"),
-    Column("uid", pa.string(), ("read",), "32 hex digits: the input's own where mapped, else a hash of address and text; may repeat"),
+    Column(
+        "uid", pa.string(), ("read",), "32 hex digits: the input's own where mapped, else a hash of address and text; may repeat"
+    ),
     Column("url", pa.string(), ("read",), "address of the picture; null where the input holds bytes"),
     Column("text", pa.string(), ("read",), "web text as found; null where there is none"),
     Column(
@@ -53,7 +55,12 @@ COLUMNS: tuple[Column, ...] = (
         ("read", "download", "screen", "caption", "filter"),
         "ok, or why the row takes no further part",
     ),
-    Column("error", pa.string(), ("read", "download", "screen", "caption", "filter"), "closed code and normalised detail, null when ok"),
+    Column(
+        "error",
+        pa.string(),
+        ("read", "download", "screen", "caption", "filter"),
+        "closed code and normalised detail, null when ok",
+    ),
     Column("image", pa.large_binary(), ("read", "download"), "ENCODED bytes (JPEG); in the pool only"),
     Column("width", pa.int32(), ("download",), "pixels of `image`"),
     Column("height", pa.int32(), ("download",), "pixels of `image`"),
@@ -145,7 +152,13 @@ DATASET = pa.schema(
 """One row of a written data set. `upstream` is appended where columns were carried."""
 
 PAIRS = pa.schema(
-    [("key", pa.string()), ("image", pa.binary()), ("width", pa.int32()), ("height", pa.int32()), ("captions", pa.list_(pa.string()))]
+    [
+        ("key", pa.string()),
+        ("image", pa.binary()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("captions", pa.list_(pa.string())),
+    ]
 )
 """Human pairs, as `pretrain.human`, `finetune.human` and `evaluate.heldout` read them: one image, all its texts."""
 

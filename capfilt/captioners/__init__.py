@@ -15,7 +15,9 @@ def build_captioner(config: CaptionConfig, *, trained: str | None, device: str) 
     match config.captioner:
         case TrainedModel():
             if trained is None:
-                raise ConfigError("caption.captioner is `kind: trained`; expected a model trained by this run, found none. Train one first")
+                raise ConfigError(
+                    "caption.captioner is `kind: trained`; expected a model trained by this run, found none. Train one first"
+                )
             return _med(config, trained, device)
         case MedModel(checkpoint=checkpoint):
             return _med(config, checkpoint, device)

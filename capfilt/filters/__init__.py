@@ -15,7 +15,9 @@ def build_filter(config: FilterConfig, *, trained: str | None, device: str) -> F
     match config.filter:
         case TrainedModel():
             if trained is None:
-                raise ConfigError("filter.filter is `kind: trained`; expected a model trained by this run, found none. Train one first")
+                raise ConfigError(
+                    "filter.filter is `kind: trained`; expected a model trained by this run, found none. Train one first"
+                )
             return _med(config, trained, device)
         case MedModel(checkpoint=checkpoint):
             return _med(config, checkpoint, device)

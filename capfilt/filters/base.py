@@ -13,7 +13,7 @@ Float32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Scores:
-    """`itm[i][j]`, `itc[i][j]`: of text j of image i. ITM is the probability of a match, ITC a cosine; None where a family has none.
+    """`itm[i][j]`, `itc[i][j]`: of text j of image i. ITM is a probability of a match, ITC a cosine; None where a family has none.
 
     `embedding` [images, dim]: unit-norm image features for dedup.
     """

@@ -67,7 +67,8 @@ class MedFilter:
         lengths = mask.sum(1)
         buckets: dict[int, list[int]] = {}
         for row, length in enumerate(lengths):
-            buckets.setdefault(-(-int(length) // LENGTH_STEP) * LENGTH_STEP, []).append(row)
+            width = min(-(-int(length) // LENGTH_STEP) * LENGTH_STEP, network.architecture.text.max_positions)
+            buckets.setdefault(width, []).append(row)
         batches = []
         for width, rows in sorted(buckets.items()):
             for start in range(0, len(rows), network.batch_size):

@@ -26,8 +26,8 @@ COLOURS: dict[str, RGB] = {
     "black": (22, 22, 24),
     "white": (248, 248, 246),
 }
-DIAMETERS = {"small": (0.25, 0.29), "big": (0.43, 0.48)}  # shares of sqrt(width * height)
-DIAMETERS_OF_TWO = {"small": (0.24, 0.27), "big": (0.37, 0.40)}
+DIAMETERS = {"small": (0.30, 0.34), "big": (0.52, 0.58)}  # shares of sqrt(width * height)
+DIAMETERS_OF_TWO = {"small": (0.27, 0.30), "big": (0.41, 0.44)}
 DIAMETERS_INSIDE = {"small": (0.20, 0.23), "big": (0.50, 0.54)}
 CENTRES = {"left": (0.26, 0.5), "right": (0.74, 0.5), "top": (0.5, 0.26), "bottom": (0.5, 0.74), "centre": (0.5, 0.5)}
 
@@ -125,6 +125,8 @@ def _outlines(shape: str) -> tuple[tuple[Points, bool], ...]:
         return ((_circle(1.0), False),)
     if shape == "square":
         return (([(-0.84, -0.84), (0.84, -0.84), (0.84, 0.84), (-0.84, 0.84)], False),)
+    if shape == "bar":
+        return (([(-1.1, -0.38), (1.1, -0.38), (1.1, 0.38), (-1.1, 0.38)], False),)
     if shape == "triangle":
         return (([(0.0, -0.95), (1.0, 0.8), (-1.0, 0.8)], False),)
     if shape == "star":

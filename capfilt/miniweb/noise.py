@@ -25,21 +25,21 @@ UNSEEN_SHARES: dict[str, float] = {"listing": 0.06}
 
 
 def _table(words: str) -> dict[str, str]:
-    english = "red orange yellow green blue purple black white circle square triangle star cross ring heart diamond moon"
+    english = "red orange yellow green blue purple black white circle square triangle star cross ring heart diamond moon bar"
     return dict(zip(f"{english} left right top bottom centre big small".split(), words.split(", "), strict=True))
 
 
 GERMAN = _table(
     "roter, oranger, gelber, grüner, blauer, lila, schwarzer, weißer, Kreis, Quader, Keil, Stern, Stab, Ring, "
-    "Herzschmuck, Diamant, Mond, links, rechts, oben, unten, mittig, großer, kleiner"
+    "Herzschmuck, Diamant, Mond, Balken, links, rechts, oben, unten, mittig, großer, kleiner"
 )
 FRENCH = _table(
     "rouge, orangé, jaune, vert, bleu, violet, noir, blanc, cercle, carré, triangle, astre, croisillon, anneau, "
-    "coeur, losange, croissant, à gauche, à droite, en haut, en bas, au centre, grand, petit"
+    "coeur, losange, croissant, barre, à gauche, à droite, en haut, en bas, au centre, grand, petit"
 )
 SPANISH = _table(
     "rojo, naranja, amarillo, verde, azul, morado, negro, blanco, círculo, cuadrado, triángulo, lucero, aspa, anillo, "
-    "corazón, rombo, gajo, a la izquierda, a la derecha, arriba, abajo, en el centro, grande, pequeño"
+    "corazón, rombo, gajo, barra, a la izquierda, a la derecha, arriba, abajo, en el centro, grande, pequeño"
 )
 SPAM = (
     "buy cheap {shape} posters online best price free shipping",

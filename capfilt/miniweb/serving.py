@@ -148,8 +148,9 @@ async def serve(folder: Path, hosts: list[str]) -> None:
 
 def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent still needs its web to finish
+    # Not asyncio.run, which cancels what is open at the end: Python 3.11 prints a traceback for each connection it cancels.
     with suppress(BrokenPipeError):
-        asyncio.run(serve(Path(arguments[0]), arguments[1:]))
+        asyncio.new_event_loop().run_until_complete(serve(Path(arguments[0]), arguments[1:]))
 
 
 if __name__ == "__main__":

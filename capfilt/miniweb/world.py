@@ -65,7 +65,7 @@ class Scene:
 @dataclass(frozen=True)
 class Vocabulary:
     colours: tuple[str, ...] = ("red", "orange", "yellow", "green", "blue", "purple", "black", "white")
-    shapes: tuple[str, ...] = ("circle", "square", "triangle", "star", "cross")
+    shapes: tuple[str, ...] = ("circle", "bar", "triangle", "ring", "cross")
     sizes: tuple[str, ...] = ("small", "big")
     textures: tuple[str, ...] = ("plain", "striped")
     places: tuple[str, ...] = PLACES
@@ -75,7 +75,7 @@ class Vocabulary:
 
 QUICK = Vocabulary()
 HARD = Vocabulary(
-    shapes=(*QUICK.shapes, "ring", "heart", "diamond", "moon"),
+    shapes=(*QUICK.shapes, "square", "star", "heart", "diamond", "moon"),
     textures=(*QUICK.textures, "dotted"),
     relations=(*QUICK.relations, "inside"),
     backgrounds=(*QUICK.backgrounds, "night", "water", "wood", "paper"),

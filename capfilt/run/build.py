@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
-from capfilt.config.pipeline import Pipeline
+from capfilt.config.pipeline import DownloadConfig, Pipeline
 from capfilt.errors import ContractError
 from capfilt.run.files import join
 from capfilt.stages.base import Guarded, RowStage
@@ -54,8 +54,8 @@ def build_stage(name: StageName, job: Job) -> RowStage:
         case "download":
             from capfilt.stages.download import DownloadStage
 
-            resources = pipeline.resources.download
-            return Guarded(DownloadStage(pipeline.download, threads=resources.threads, connect_to=job.connect_to))
+            threads = pipeline.resources.download.threads
+            return Guarded(DownloadStage(_own_share(pipeline), threads=threads, connect_to=job.connect_to))
         case "screen":
             from capfilt.stages.screen import ScreenStage
 
@@ -78,6 +78,13 @@ def build_stage(name: StageName, job: Job) -> RowStage:
             return Guarded(FilterStage(pipeline.filter, scorer=scorer))
         case _ as unreachable:
             assert_never(unreachable)
+
+
+def _own_share(pipeline: Pipeline) -> DownloadConfig:
+    """The section as one download actor keeps it: `per_host` is a promise to the hosts, whatever the number of actors."""
+    resources = pipeline.resources
+    actors = resources.download.actors if resources.executor == "ray" else 1
+    return pipeline.download.model_copy(update={"per_host": max(1, pipeline.download.per_host // actors)})
 
 
 def limit_threads(threads: int) -> None:

@@ -8,9 +8,8 @@ import re
 from collections.abc import Sequence
 from importlib import metadata
 
-import yaml
-
 from capfilt.config.pipeline import Pipeline
+from capfilt.config.source import dump
 from capfilt.errors import RunStateError
 from capfilt.plan import ROUND_STAGES, Plan, PlannedStage, find_stage, first_touched
 from capfilt.run import files
@@ -95,8 +94,7 @@ def record(pipeline: Pipeline, plan: Plan) -> list[str]:
     """Write config.yaml and plan.json; gives a warning for each library whose version has changed since the run began."""
     before = (files.get_json(files.join(pipeline.output, "plan.json")) or {}).get("versions", {})
     now = {name: _version(name) for name in VERSIONS}
-    config = yaml.safe_dump(pipeline.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    files.put(files.join(pipeline.output, "config.yaml"), config.encode())
+    files.put(files.join(pipeline.output, "config.yaml"), dump(pipeline.model_dump(mode="json")).encode())
     files.put_json(files.join(pipeline.output, "plan.json"), {**plan.to_json(), "versions": {**now, **before}})
     return [
         f"warning: this run was begun with {name} {old}, now {now[name]}: what is made from here on may differ in the last digits"

@@ -51,7 +51,9 @@ class Guarded:
             )
         for name in before.column_names:
             if name not in after.column_names:
-                raise ContractError(f"stage `{self.name}` dropped column `{name}`; a stage may only add or replace {list(self.writes)}")
+                raise ContractError(
+                    f"stage `{self.name}` dropped column `{name}`; a stage may only add or replace {list(self.writes)}"
+                )
             if name not in self.writes and not before[name].equals(after[name]):
                 raise ContractError(f"stage `{self.name}` changed column `{name}`; it may write only {list(self.writes)}")
         strangers = [name for name in after.column_names if name not in before.column_names and name not in self.writes]

@@ -13,7 +13,7 @@ from capfilt.schema import CAPTION
 
 
 class CaptionStage:
-    """Batches are cut from the chunk's healthy rows in order, so that a restart meets the same shapes (architecture, section 3)."""
+    """Batches are cut from the chunk's healthy rows in order, so that a restart meets the same shapes (architecture, part 3)."""
 
     name = "caption"
     reads: tuple[str, ...] = ("row_id", "uid", "image", "captions")
@@ -30,7 +30,6 @@ class CaptionStage:
         uids: list[str] = table["uid"].to_pylist()
         status, error = table["status"].to_pylist(), table["error"].to_pylist()
         image = table["image"].combine_chunks()
-        readable: list[int] = []
         for rows in _slices(table.num_rows, self._config.batch_size):
             pictures, at = [], []
             for row in rows:
@@ -44,7 +43,6 @@ class CaptionStage:
             seeds = [self._seeds(uids[row]) for row in at]
             for row, texts in zip(at, self._captioner.caption(pictures, seeds=seeds), strict=True):
                 captions[row].extend(self._candidate(k, text) for k, text in enumerate(texts))
-            readable.extend(at)
         return (
             table.set_column(table.column_names.index("captions"), "captions", pa.array(captions, pa.list_(CAPTION)))
             .set_column(table.column_names.index("status"), "status", pa.array(status, pa.string()))
@@ -52,9 +50,8 @@ class CaptionStage:
         )
 
     def _seeds(self, uid: str) -> list[int]:
-        return [
-            row_seed(self._seed, self._round, "caption", self._captioner.name, uid, k) for k in range(self._config.captions_per_image)
-        ]
+        count = self._config.captions_per_image
+        return [row_seed(self._seed, self._round, "caption", self._captioner.name, uid, k) for k in range(count)]
 
     def _candidate(self, k: int, caption: Caption) -> dict[str, Any]:
         # An empty text is no candidate: it stays in the table, marked, and no score is asked for it.

@@ -62,5 +62,7 @@ def _embedding_column(vectors: list[np.ndarray[Any, Any] | None], dim: int) -> p
     zeros = np.zeros(dim, dtype=np.float16)
     flat = np.concatenate([zeros if v is None else v for v in vectors]) if vectors else np.zeros(0, dtype=np.float16)
     missing = np.array([v is None for v in vectors], dtype=bool)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float16()), dim, mask=pa.array(missing) if missing.any() else None)
+    column = pa.FixedSizeListArray.from_arrays(
+        pa.array(flat, pa.float16()), dim, mask=pa.array(missing) if missing.any() else None
+    )
     return column.cast(embedding_type(dim))

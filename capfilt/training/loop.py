@@ -230,15 +230,16 @@ def _deterministic(device: str) -> Iterator[None]:
 
     On a GPU the promise is weaker and the price higher: left as it is.
     """
-    before, fills = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic  # torch's stubs leave its one attribute out
+    before, fills = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
     if torch.device(device).type == "cpu":
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        settings.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fills
+        settings.fill_uninitialized_memory = fills
 
 
 @contextmanager

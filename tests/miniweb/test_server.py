@@ -138,6 +138,23 @@ def test_a_restart_changes_nothing_but_the_ports(config: MiniwebConfig, web: Pat
         _ = server.address
 
 
+def test_open_connections_leave_no_traceback_behind(
+    config: MiniwebConfig, web: Path, pages, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with MiniwebServer(config, web, 3) as server:
+        kept = http.client.HTTPConnection(server.address, timeout=5)
+        dripping = http.client.HTTPConnection(server.address, timeout=5)
+        for connection, page in ((kept, pages["ok"][0]), (dripping, pages["dripping"][0])):
+            host, path = page["url"].removeprefix("http://").split("/", 1)
+            connection.request("GET", f"/{path}", headers={"Host": host})
+            answer = connection.getresponse()
+            if connection is kept:
+                answer.read()
+    kept.close()
+    dripping.close()
+    assert capfd.readouterr().err == ""
+
+
 def test_the_web_ends_with_its_parent(config: MiniwebConfig, web: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from capfilt.config.miniweb import MiniwebConfig;"

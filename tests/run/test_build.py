@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.config.pipeline import Pipeline
+from capfilt.config.pipeline import Pipeline, StageResources
 from capfilt.run.build import Job, build_stage, limit_threads, own_threads
+from capfilt.stages import download
 from capfilt.stages.base import Guarded
 
 
@@ -16,6 +17,30 @@ def test_a_worker_builds_its_stage_from_the_job_alone(tmp_path: Path, pipeline_o
     stage = build_stage("caption" if name == "caption" else "filter", Job("candidates", pipeline_of(tmp_path), "f", 1))
     assert isinstance(stage, Guarded)
     assert stage.name == name
+
+
+@pytest.mark.parametrize(
+    ("executor", "actors", "share"), [("ray", 1, 10), ("ray", 3, 3), ("ray", 20, 1), ("local", 3, 10)], ids=str
+)
+def test_download_actors_share_the_connections_to_a_host(
+    tmp_path: Path,
+    pipeline_of: Callable[..., Pipeline],
+    monkeypatch: pytest.MonkeyPatch,
+    executor: str,
+    actors: int,
+    share: int,
+) -> None:
+    kept: list[int] = []
+    monkeypatch.setattr(download, "DownloadStage", lambda config, **_: kept.append(config.per_host) or FakeStage())
+    pipeline = pipeline_of(tmp_path)
+    resources = pipeline.resources.model_copy(update={"executor": executor, "download": StageResources(actors=actors)})
+    section = pipeline.download.model_copy(update={"per_host": 10})
+    build_stage("download", Job("pool", pipeline.model_copy(update={"resources": resources, "download": section}), "f"))
+    assert kept == [share]
+
+
+class FakeStage:
+    name, reads, writes = "download", (), ()
 
 
 def test_a_job_names_its_folder(tmp_path: Path, pipeline_of: Callable[..., Pipeline]) -> None:

@@ -135,6 +135,37 @@ def test_threads_and_chance_are_as_they_were_afterwards(tmp_path):
     assert not module.training
 
 
+def test_two_threads_add_up_in_one_order(tmp_path):
+    """Without torch's deterministic algorithms, indexing with repeated rows gives its gradient in the order of the threads."""
+
+    class Indexed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self.layer = nn.Linear(64, 64)
+
+        def set_progress(self, step, steps_per_ramp): ...
+
+        def losses(self, batch):
+            generator = torch.Generator().manual_seed(7)
+            x = self.layer(torch.rand(8, 64, generator=generator))
+            return {
+                "lm": (x[torch.randint(8, (4096,), generator=generator)] * torch.rand(4096, 64, generator=generator))
+                .square()
+                .mean()
+            }
+
+    found = []
+    for run in range(3):
+        module = Indexed()
+        train(module, Numbers(), config(steps=10, threads=2), work=tmp_path / str(run), seed=3)
+        found.append(module.layer.weight.detach().clone())
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_the_module_is_told_its_progress(tmp_path):
     module = Tiny()
     train(module, Numbers(), config(steps=7), work=tmp_path, seed=3, steps_per_ramp=6)

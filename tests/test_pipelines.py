@@ -1,0 +1,51 @@
+"""Every pipeline file in pipelines/ loads, opens as it should, and can be planned."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from capfilt.config.load import load_pipeline
+from capfilt.errors import InputError
+from capfilt.run.planning import plan_pipeline
+
+PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.yaml"))
+NEEDS_DATA = {"laion_subset"}
+
+
+@pytest.fixture(params=PIPELINES, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.param
+    return found
+
+
+def test_the_files_are_there() -> None:
+    assert {"debug", "quickstart", "laion_subset"} <= {path.stem for path in PIPELINES}
+
+
+def test_a_pipeline_loads_and_is_named_as_its_file(path: Path) -> None:
+    pipeline = load_pipeline(path)
+    assert pipeline.name == path.stem
+    assert pipeline.output == f"runs/{path.stem}"
+
+
+def test_a_pipeline_opens_with_what_it_does_and_needs(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    opening = re.match(r"(#.*\n)+", text)
+    assert opening is not None
+    assert opening[0].startswith(f"# {path.stem}: ")
+    for word in (f"capfilt run pipelines/{path.name}", "\n# What ", "\n# Hardware ", "\n# Time ", "{output}"):
+        assert word in opening[0], word
+
+
+def test_a_pipeline_can_be_planned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipeline = load_pipeline(path)
+    if path.stem in NEEDS_DATA:
+        with pytest.raises(InputError, match=re.escape(pipeline.read.paths[0])):
+            plan_pipeline(pipeline)
+    else:
+        plan = plan_pipeline(pipeline)
+        assert plan.chunks
+        assert all(stage.done == 0 < stage.total for stage in plan.stages)
+    assert list(tmp_path.iterdir()) == [], "a plan writes nothing"
