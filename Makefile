@@ -21,7 +21,7 @@ demo: $(VENV)/.demo ## Install and run the quickstart: from a list of URLs to a 
 	@echo "The report: $(CURDIR)/runs/quickstart/report.html"
 
 test: $(VENV)/.dev ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 lint: $(VENV)/.dev ## Check style (ruff), types (mypy --strict) and layers (import-linter)
 	$(BIN)/ruff check .

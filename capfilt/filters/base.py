@@ -13,9 +13,9 @@ Float32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Scores:
-    """`itm[i][j]`, `itc[i][j]`: of text j of image i. ITM is a probability of a match, ITC a cosine; None where a family has none.
+    """`itm[i][j]`, `itc[i][j]`: of text j of image i. None where a family has none.
 
-    `embedding` [images, dim]: unit-norm image features for dedup.
+    ITM is the probability of a match, ITC a cosine; `embedding` [images, dim] holds unit-norm image features for dedup.
     """
 
     itm: list[list[float]] | None

@@ -29,7 +29,7 @@ TOO_ALIKE: dict[str, frozenset[str]] = {
 """Colours that would not stand out on a background."""
 
 UNSEEN_COMBINATIONS = frozenset(
-    {("red", "star"), ("blue", "circle"), ("green", "triangle"), ("purple", "square"), ("orange", "cross")}
+    {("red", "ring"), ("blue", "circle"), ("green", "triangle"), ("purple", "bar"), ("orange", "cross")}
 )
 """(colour, shape) that no picture or text shows unless `World.unseen`: kept for the confirmation seeds."""
 

@@ -56,6 +56,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def put_changed(path: str, data: bytes | memoryview) -> None:
+    """As `put`; a file that holds these bytes is left alone, so that a start that finds nothing new writes nothing."""
+    if get(path) != bytes(data):
+        put(path, data)
+
+
 def put_json(path: str, value: Any) -> None:
     put(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 

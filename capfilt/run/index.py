@@ -92,7 +92,7 @@ def save(folder: str, index: Sequence[InputFile]) -> None:
     )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    files.put(files.join(folder, "inputs.parquet"), memoryview(sink.getvalue()))
+    files.put_changed(files.join(folder, "inputs.parquet"), memoryview(sink.getvalue()))
 
 
 def load(folder: str) -> list[InputFile] | None:

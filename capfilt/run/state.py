@@ -94,8 +94,10 @@ def record(pipeline: Pipeline, plan: Plan) -> list[str]:
     """Write config.yaml and plan.json; gives a warning for each library whose version has changed since the run began."""
     before = (files.get_json(files.join(pipeline.output, "plan.json")) or {}).get("versions", {})
     now = {name: _version(name) for name in VERSIONS}
-    files.put(files.join(pipeline.output, "config.yaml"), dump(pipeline.model_dump(mode="json")).encode())
-    files.put_json(files.join(pipeline.output, "plan.json"), {**plan.to_json(), "versions": {**now, **before}})
+    files.put_changed(files.join(pipeline.output, "config.yaml"), dump(pipeline.model_dump(mode="json")).encode())
+    told = {**plan.to_json(), "versions": {**now, **before}}
+    if told != files.get_json(files.join(pipeline.output, "plan.json")):
+        files.put_json(files.join(pipeline.output, "plan.json"), told)
     return [
         f"warning: this run was begun with {name} {old}, now {now[name]}: what is made from here on may differ in the last digits"
         for name, old in before.items()

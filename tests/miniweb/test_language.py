@@ -2,7 +2,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from capfilt.miniweb.language import VOCABULARY, claims, describe, is_true, states_whole_scene
@@ -36,12 +36,13 @@ def test_the_vocabulary_has_fewer_than_a_hundred_words() -> None:
 @given(scenes)
 def test_most_descriptions_state_the_whole_scene_in_several_wordings(scene: Scene) -> None:
     texts = [describe(scene, Random(seed)) for seed in range(60)]
-    assert len(set(texts)) >= 8
+    assert len(set(texts)) >= 5  # a plain thing on its own, the scene with the fewest words
     assert sum(states_whole_scene(text, scene) for text in texts) >= 36
 
 
 @given(scenes, seeds, st.sampled_from(["colour", "shape", "size", "texture"]))
 def test_a_whole_description_is_false_of_a_scene_with_another_attribute(scene: Scene, seed: int, attribute: str) -> None:
+    assume(attribute != "texture" or scene.things[0].texture != "plain")  # plain goes without saying
     text = next(text for k in range(100) if states_whole_scene(text := describe(scene, Random(seed + k)), scene))
     changed = replace(scene.things[0], **{attribute: "something else"})
     assert not is_true(text, replace(scene, things=(changed, *scene.things[1:])))

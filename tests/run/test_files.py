@@ -27,6 +27,18 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(tmp_path: Pat
     assert os.listdir(tmp_path) == ["x.bin"]
 
 
+@pytest.mark.parametrize("folder", ["local", "memory://capfilt-changed"])
+def test_only_a_changed_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    path = files.join(folder if "://" in folder else str(tmp_path), "x.bin")
+    written: list[bytes] = []
+    put = files.put
+    monkeypatch.setattr(files, "put", lambda path, data: (written.append(bytes(data)), put(path, data)))
+    for data in (b"one", memoryview(b"one"), b"two", b"one"):
+        files.put_changed(path, data)
+        assert files.get(path) == data
+    assert written == [b"one", b"two", b"one"]
+
+
 def test_remote_folders_answer_like_local_ones(tmp_path: Path) -> None:
     for folder in (str(tmp_path / "run"), "memory://capfilt-files/run"):
         files.put(files.join(folder, "a.json"), b"[1]")
