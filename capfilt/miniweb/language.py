@@ -201,7 +201,9 @@ def states_whole_scene(text: str, scene: Scene) -> bool:
     if not all({"colour", "shape", "size"} <= thing.keys() for thing in stated.things):
         return False
     # What is stated holds, so it is enough to count; plain goes without saying.
-    if sum(thing.get("texture", "plain") != "plain" for thing in stated.things) < sum(thing.texture != "plain" for thing in scene.things):
+    unsaid = sum(thing.texture != "plain" for thing in scene.things)
+    unsaid -= sum(thing.get("texture", "plain") != "plain" for thing in stated.things)
+    if unsaid > 0:
         return False
     return bool(stated.relations) or (scene.relation != "inside" and all("place" in thing for thing in stated.things))
 
