@@ -211,7 +211,7 @@ def _number(round_folder: Path) -> int:
 
 def _write_view(run_folder: Path, view: Path, settings: "Pipeline") -> None:
     """The data set of a view, in the view's own folder."""
-    from capfilt.config.pipeline import WriteConfig
+    from capfilt.config.round import WriteConfig
     from capfilt.stages.write import write
 
     made_in = view.parent.parent

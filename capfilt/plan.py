@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from capfilt.config.load import result_settings
-from capfilt.config.pipeline import Pipeline, ReadConfig
+from capfilt.config.pipeline import Pipeline
+from capfilt.config.pool import ReadConfig
 from capfilt.errors import ConfigError, InputError
 from capfilt.identity import chunk_id, fingerprint
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
-from capfilt.config.pipeline import MedModel, Pipeline, TrainedModel
+from capfilt.config.pipeline import Pipeline
+from capfilt.config.round import MedModel, TrainedModel
 from capfilt.errors import FailureBudgetError, Interrupted
 from capfilt.plan import find_stage, make_plan, plan_stages
 from capfilt.run import files, index

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import assert_never
 
 from capfilt.captioners.base import Caption, Captioner
-from capfilt.config.pipeline import CaptionConfig, CustomModel, MedModel, TrainedModel
+from capfilt.config.round import CaptionConfig, CustomModel, MedModel, TrainedModel
 from capfilt.errors import ConfigError
 
 __all__ = ["Caption", "Captioner", "build_captioner"]

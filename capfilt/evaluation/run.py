@@ -12,7 +12,8 @@ import numpy as np
 from PIL.Image import Image
 
 from capfilt.captioners import build_captioner
-from capfilt.config.pipeline import CaptionConfig, CaptioningConfig, EvaluateConfig, MedModel, RetrievalConfig
+from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, RetrievalConfig
+from capfilt.config.round import CaptionConfig, MedModel
 from capfilt.errors import ConfigError
 from capfilt.evaluation.bootstrap import interval_of_mean_ratio, interval_of_ratio
 from capfilt.evaluation.captioning import cider_d

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import assert_never
 
-from capfilt.config.pipeline import CustomModel, FilterConfig, MedModel, TrainedModel
+from capfilt.config.round import CustomModel, FilterConfig, MedModel, TrainedModel
 from capfilt.errors import ConfigError
 from capfilt.filters.base import Embedder, Filter, Scores
 

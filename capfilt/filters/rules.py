@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
-from capfilt.config.pipeline import ImageRule, MaxAspect, MaxValue, MinSide, MinValue, NotEmpty, NotFileName, TextRule, Words
+from capfilt.config.screen import ImageRule, MaxAspect, MaxValue, MinSide, MinValue, NotEmpty, NotFileName, TextRule, Words
 
 
 def rejects_image(

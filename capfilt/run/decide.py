@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from capfilt import __version__
-from capfilt.config.pipeline import CustomModel, MedModel, Pipeline, TrainedModel
+from capfilt.config.pipeline import Pipeline
+from capfilt.config.round import CustomModel, MedModel, TrainedModel
 from capfilt.errors import CapfiltError
 from capfilt.filters.base import Embedder
 from capfilt.run import files

@@ -6,7 +6,7 @@ Works on counts alone; knows nothing about files or executors.
 from collections import Counter
 from collections.abc import Mapping
 
-from capfilt.config.pipeline import FailureRates
+from capfilt.config.machine import FailureRates
 from capfilt.errors import FailureBudgetError
 from capfilt.run.build import Job
 from capfilt.run.work import Outcome

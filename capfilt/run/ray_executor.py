@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from capfilt.config.pipeline import Resources, StageResources
+from capfilt.config.machine import Resources, StageResources
 from capfilt.errors import CapfiltError, ContractError
 from capfilt.plan import Chunk
 from capfilt.run import files

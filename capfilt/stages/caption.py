@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from capfilt.captioners import Caption, Captioner
-from capfilt.config.pipeline import CaptionConfig
+from capfilt.config.round import CaptionConfig
 from capfilt.identity import row_seed
 from capfilt.images import ImageError, decode_rgb
 from capfilt.schema import CAPTION

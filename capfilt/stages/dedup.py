@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from capfilt.config.pipeline import DedupConfig
+from capfilt.config.round import DedupConfig
 from capfilt.dedup import records
 from capfilt.dedup.decontamination import EmbedsImages, contaminated, normalised, read_evaluation
 from capfilt.dedup.neighbours import NPROBE, Neighbours, neighbours

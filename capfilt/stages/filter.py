@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from capfilt.config.pipeline import FilterConfig
+from capfilt.config.round import FilterConfig
 from capfilt.filters import Filter
 from capfilt.images import ImageError, decode_rgb
 from capfilt.schema import CAPTION, EMBEDDING, embedding_type

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from capfilt.config.pipeline import SelectConfig
+from capfilt.config.round import SelectConfig
 from capfilt.schema import REASONS
 
 IntArray = npt.NDArray[np.int64]

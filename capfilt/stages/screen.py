@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from capfilt.config.pipeline import MaxValue, MinValue, ScreenConfig
+from capfilt.config.screen import MaxValue, MinValue, ScreenConfig
 from capfilt.errors import InputError
 from capfilt.filters.rules import rejects_image, rejects_text
 from capfilt.schema import CAPTION, UPSTREAM

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from capfilt.config.pipeline import DedupConfig, SelectConfig
+from capfilt.config.round import DedupConfig, SelectConfig
 from capfilt.dedup.groups import Bytes, Groups, find
 from capfilt.dedup.records import recorded_contamination, recorded_groups, row_id_bytes
 from capfilt.errors import ConfigError

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from capfilt.config.pipeline import WriteConfig
+from capfilt.config.round import WriteConfig
 from capfilt.errors import ContractError, InputError
 from capfilt.schema import DATASET, SCHEMA_VERSION, UPSTREAM
 from capfilt.stages.chunks import in_row_order, local_folder, read_chunks

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from capfilt.config.pipeline import OptimConfig
+from capfilt.config.train import OptimConfig
 from capfilt.errors import CapfiltError
 from capfilt.modeling.batch import Batch
 from capfilt.training.checkpoint import Checkpoints

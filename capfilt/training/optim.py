@@ -10,7 +10,7 @@ from typing import assert_never
 import torch
 from torch import nn
 
-from capfilt.config.pipeline import Cosine, Exponential, OptimConfig
+from capfilt.config.train import Cosine, Exponential, OptimConfig
 
 
 def build_optimiser(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:

@@ -12,7 +12,7 @@ from typing import get_args
 from capfilt.config.architecture import Architecture, load_architecture
 from capfilt.config.base import Section, is_operational
 from capfilt.config.find import find_yaml
-from capfilt.config.pipeline import Initial, OptimConfig, PretrainConfig
+from capfilt.config.train import Initial, OptimConfig, PretrainConfig
 from capfilt.errors import ConfigError
 from capfilt.identity import fingerprint, stage_seed
 from capfilt.modeling.build import build

@@ -8,7 +8,7 @@ from PIL.Image import Image
 
 from capfilt.captioners import Caption, Captioner, build_captioner
 from capfilt.config.decoding import Decoding, Greedy, Nucleus
-from capfilt.config.pipeline import CaptionConfig, CustomModel, MedModel, TrainedModel
+from capfilt.config.round import CaptionConfig, CustomModel, MedModel, TrainedModel
 from capfilt.errors import CheckpointError, ConfigError
 
 Paint = Callable[[int], Image]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from capfilt.config.base import is_operational
 from capfilt.config.find import bundled
 from capfilt.config.load import load_pipeline, load_text, result_settings
-from capfilt.config.pipeline import Pipeline, TrainedModel
+from capfilt.config.pipeline import Pipeline
+from capfilt.config.round import TrainedModel
 from capfilt.errors import ConfigError
 
 SMALL = """\

@@ -5,7 +5,9 @@ from pydantic import ValidationError
 
 from capfilt.config.base import Section, is_operational
 from capfilt.config.load import load_pipeline
-from capfilt.config.pipeline import DownloadConfig, Losses, Mix, Pipeline, ReadConfig
+from capfilt.config.pipeline import Pipeline
+from capfilt.config.pool import DownloadConfig, ReadConfig
+from capfilt.config.train import Losses, Mix
 
 
 def test_a_loaded_pipeline_cannot_be_changed() -> None:

@@ -4,7 +4,7 @@ from random import Random
 import pytest
 
 from capfilt.captioners import Caption
-from capfilt.config.pipeline import CaptioningConfig, EvaluateConfig, FilterQualityConfig, RetrievalConfig
+from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, FilterQualityConfig, RetrievalConfig
 from capfilt.errors import ConfigError
 from capfilt.evaluation import run
 from capfilt.evaluation.truth import read_heldout

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL.Image import Image
 
-from capfilt.config.pipeline import CustomModel, FilterConfig, MedModel, TrainedModel
+from capfilt.config.round import CustomModel, FilterConfig, MedModel, TrainedModel
 from capfilt.errors import ConfigError
 from capfilt.filters import Embedder, Filter, build_filter
 from capfilt.filters.med import MedFilter

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capfilt.config.pipeline import MaxAspect, MaxValue, MinSide, MinValue, NotEmpty, NotFileName, Words
+from capfilt.config.screen import MaxAspect, MaxValue, MinSide, MinValue, NotEmpty, NotFileName, Words
 from capfilt.filters.rules import is_elongated, is_file_name, rejects_image, rejects_text
 
 SIDE, ASPECT = MinSide(kind="min_side", px=32), MaxAspect(kind="max_aspect", ratio=3)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.config.pipeline import Pipeline, StageResources
+from capfilt.config.machine import StageResources
+from capfilt.config.pipeline import Pipeline
 from capfilt.run.build import Job, build_stage, limit_threads, own_threads
 from capfilt.stages import download
 from capfilt.stages.base import Guarded

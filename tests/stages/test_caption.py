@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from capfilt.captioners import Caption, Captioner
-from capfilt.config.pipeline import CaptionConfig, CustomModel
+from capfilt.config.round import CaptionConfig, CustomModel
 from capfilt.schema import CAPTION, COLUMNS
 from capfilt.stages.base import Guarded, RowStage
 from capfilt.stages.caption import CaptionStage

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capfilt.config.pipeline import DedupConfig
+from capfilt.config.round import DedupConfig
 from capfilt.dedup import records
 from capfilt.schema import PAIRS, embedding_type
 from capfilt.stages.dedup import dedup

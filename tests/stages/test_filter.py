@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from capfilt.config.pipeline import CustomModel, FilterConfig
+from capfilt.config.round import CustomModel, FilterConfig
 from capfilt.filters import Filter, Scores
 from capfilt.schema import CAPTION, COLUMNS, EMBEDDING, embedding_type
 from capfilt.stages.base import Guarded, RowStage

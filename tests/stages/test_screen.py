@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capfilt.config.pipeline import ScreenConfig
+from capfilt.config.screen import ScreenConfig
 from capfilt.errors import InputError
 from capfilt.schema import CAPTION
 from capfilt.stages.base import Guarded, RowStage

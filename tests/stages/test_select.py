@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capfilt.config.pipeline import DedupConfig, SelectConfig
+from capfilt.config.round import DedupConfig, SelectConfig
 from capfilt.dedup import records
 from capfilt.errors import ConfigError, ContractError, InputError
 from capfilt.schema import CAPTION, REASONS, SELECTION

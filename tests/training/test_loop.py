@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from capfilt.config.pipeline import Losses, OptimConfig
+from capfilt.config.train import Losses, OptimConfig
 from capfilt.errors import CapfiltError
 from capfilt.modeling.batch import Batch
 from capfilt.training.loop import train

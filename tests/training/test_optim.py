@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from capfilt.config.pipeline import Exponential, Losses, OptimConfig
+from capfilt.config.train import Exponential, Losses, OptimConfig
 from capfilt.training.optim import build_optimiser, learning_rate
 
 

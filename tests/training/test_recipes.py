@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from capfilt.config.pipeline import Losses, Mix, OptimConfig, PretrainConfig
+from capfilt.config.train import Losses, Mix, OptimConfig, PretrainConfig
 from capfilt.errors import ConfigError
 from capfilt.modeling.weights import load_model
 from capfilt.training import WebPairs, finetune_captioner, finetune_filter, pretrain

@@ -1,0 +1,64 @@
+"""Sections `caption`, `filter`, `dedup`, `select` and `write`: one round from pool to data set."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from capfilt.config.base import Positive, Section, Share
+from capfilt.config.decoding import Decoding, Nucleus
+
+
+class TrainedModel(Section):
+    """The last one this run fine-tuned for the role: round N - 1's in round N."""
+
+    kind: Literal["trained"]
+
+
+class MedModel(Section):
+    """A MED checkpoint: a folder or a hub name."""
+
+    kind: Literal["med"]
+    checkpoint: str
+
+
+class CustomModel(Section):
+    """The escape hatch: `target: "pkg.mod:Class"`, built as Class(**options)."""
+
+    kind: Literal["custom"]
+    target: str = Field(pattern=r"^[\w.]+:\w+$")
+    options: dict[str, str | int | float | bool | None] = {}
+
+
+CaptionerConfig = Annotated[TrainedModel | MedModel | CustomModel, Field(discriminator="kind")]
+FilterModelConfig = Annotated[TrainedModel | MedModel | CustomModel, Field(discriminator="kind")]
+Dtype = Literal["float32", "bfloat16"]
+
+
+class CaptionConfig(Section):
+    captioner: CaptionerConfig
+    captions_per_image: Positive = 1
+    prompt: str = "a picture of "
+    decode: Decoding = Nucleus(kind="nucleus", top_p=0.9, min_length=5, max_length=20)
+    batch_size: Positive = 64  # images per model call
+    dtype: Dtype = "float32"
+
+
+class FilterConfig(Section):
+    filter: FilterModelConfig
+    batch_size: Positive = 64
+    dtype: Dtype = "float32"
+
+
+class DedupConfig(Section):
+    min_cosine: float = Field(default=0.95, gt=0, le=1)  # of the filter's image embedding; equal sha256 are always duplicates
+    decontaminate: list[str] = []  # Parquet files of evaluation pairs
+
+
+class SelectConfig(Section):
+    policy: Literal["both", "web_else_synthetic", "best"] = "both"
+    min_itm: Share = 0.5
+
+
+class WriteConfig(Section):
+    formats: list[Literal["parquet", "webdataset"]] = ["parquet", "webdataset"]
+    rows_per_shard: Positive = 10_000
