@@ -9,7 +9,7 @@ from typing import Any
 
 from capfilt.config.load import result_settings
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.pool import ReadConfig
+from capfilt.config.read import ReadConfig
 from capfilt.errors import ConfigError, InputError
 from capfilt.identity import chunk_id, fingerprint
 

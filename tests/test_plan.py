@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from capfilt.config.load import load_text
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.pool import ReadConfig
+from capfilt.config.read import ReadConfig
 from capfilt.errors import ConfigError, InputError
 from capfilt.plan import Chunk, InputFile, differences, find_stage, first_touched, make_chunks, make_plan
 

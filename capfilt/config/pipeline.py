@@ -8,10 +8,11 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from capfilt.config.base import Positive, Section, operational
+from capfilt.config.download import DownloadConfig
 from capfilt.config.evaluate import EvaluateConfig
 from capfilt.config.machine import ReportConfig, Resources
 from capfilt.config.miniweb import MiniwebConfig
-from capfilt.config.pool import DownloadConfig, ReadConfig
+from capfilt.config.read import ReadConfig
 from capfilt.config.round import CaptionConfig, DedupConfig, FilterConfig, MedModel, SelectConfig, TrainedModel, WriteConfig
 from capfilt.config.screen import ScreenConfig
 from capfilt.config.train import FinetuneConfig, PretrainConfig

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
+from capfilt.config.download import DownloadConfig
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.pool import DownloadConfig
 from capfilt.errors import ContractError
 from capfilt.run.files import join
 from capfilt.stages.base import Guarded, RowStage

@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import pyarrow as pa
 
-from capfilt.config.pool import DownloadConfig
+from capfilt.config.download import DownloadConfig
 from capfilt.download.fetch import FetchPolicy, GuardedFetch
 from capfilt.download.pictures import Downloaded, PictureDownloader
 from capfilt.schema import COLUMNS

@@ -10,7 +10,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capfilt.config.pool import ReadConfig
+from capfilt.config.read import ReadConfig
 from capfilt.errors import InputError
 from capfilt.identity import row_id, uid_of
 from capfilt.schema import COLUMNS, READ_COLUMNS, UPSTREAM

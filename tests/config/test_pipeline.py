@@ -4,9 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from capfilt.config.base import Section, is_operational
+from capfilt.config.download import DownloadConfig
 from capfilt.config.load import load_pipeline
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.pool import DownloadConfig, ReadConfig
+from capfilt.config.read import ReadConfig
 from capfilt.config.train import Losses, Mix
 
 

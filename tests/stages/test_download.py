@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from capfilt.config.pool import DownloadConfig
+from capfilt.config.download import DownloadConfig
 from capfilt.schema import pool_schema
 from capfilt.stages.base import Guarded, RowStage
 from capfilt.stages.download import DownloadStage

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capfilt.config.pool import ReadConfig
+from capfilt.config.read import ReadConfig
 from capfilt.errors import InputError
 from capfilt.identity import uid_of
 from capfilt.schema import READ_COLUMNS, UPSTREAM, pool_schema
