@@ -3,7 +3,7 @@
     python benchmarks/quickstart_seeds.py 0 1 2                 choosing: the recipe may still change
     python benchmarks/quickstart_seeds.py --confirm 3 4 5 6 7   frozen YAML; the world gains noise and combinations never seen
 
-Writes benchmarks/results/quickstart_seeds_{choose,confirm}.json with the YAML's hash, so that a later change of the recipe shows.
+Writes benchmarks/results/quickstart_seeds_{choose,confirm}.json with the recipe's hash, so that a later change of the recipe shows.
 Seeds already there under the same hash are not run again.
 """
 
@@ -18,17 +18,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 YAML = ROOT / "pipelines" / "quickstart.yaml"
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 def recipe_hash() -> str:
-    """Of the pipeline and the architecture it names, without comments' line ends mattering."""
-    digest = hashlib.sha256()
-    for path in (YAML, ROOT / "models" / "med_tiny.yaml"):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    """Of what the pipeline and the architecture it names say; comments do not count, nor does where it runs."""
+    said = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (YAML, ROOT / "models" / "med_tiny.yaml")]
+    for operational in ("resources", "report"):
+        del said[0][operational]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_seed(seed: int, *, confirm: bool, keep: bool) -> dict[str, Any]:
