@@ -3,7 +3,6 @@
 `make docs` runs it; a test compares the committed pages with what it gives.
 """
 
-import ast
 import inspect
 import json
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from capfilt.config.architecture import Architecture
 from capfilt.config.base import Section, is_operational
 from capfilt.config.pipeline import Pipeline
+from capfilt.config.words import words_of
 
 NOTE = "<!-- Written by docs/generate.py (make docs); change the code, not this page. -->\n"
 
@@ -43,7 +43,7 @@ def _section(title: str, section: type[Section], operational: bool, done: set[ty
         return []
     done.add(section)
     doc = inspect.cleandoc(section.__doc__ or "") if section.__doc__ != Section.__doc__ else ""
-    words = _words(section)
+    words = {name: text.replace("|", "\\|") for name, text in words_of(section).items()}
     rows = []
     inner: list[tuple[str, type[Section], bool]] = []
     for name, field in section.model_fields.items():
@@ -113,28 +113,6 @@ def _default(field: FieldInfo) -> str:
         value = value.model_dump(mode="json", exclude_unset=True)
         return "its defaults" if not value else f"`{json.dumps(value)}`"
     return f"`{json.dumps(value)}`"
-
-
-def _words(section: type[Section]) -> dict[str, str]:
-    """Field name -> what the source says about it: the text below the field, else the comment behind it."""
-    words: dict[str, str] = {}
-    for owner in reversed(section.__mro__):
-        if not (issubclass(owner, Section) and owner is not Section):
-            continue
-        source = inspect.getsource(owner)
-        lines = source.splitlines()
-        body = ast.parse(source).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for node, following in zip(body.body, [*body.body[1:], None], strict=True):
-            if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
-                continue
-            text = ""
-            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-                text = str(following.value.value)
-            elif node.end_lineno is not None and node.end_col_offset is not None:
-                text = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().partition("#")[2]
-            words[node.target.id] = " ".join(text.split()).replace("|", "\\|")
-    return words
 
 
 def schema() -> str:

@@ -2,14 +2,25 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
+
+from capfilt.config.words import words_of
 
 
 class Section(BaseModel):
     """A frozen config section that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Fields get the words that stand beside them in the source, so that editors show them."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for name, text in words_of(cls).items():
+            if text and name in schema.get("properties", {}):
+                schema["properties"][name]["description"] = text
+        return schema
 
 
 def operational(default: Any = ..., **kwargs: Any) -> Any:
