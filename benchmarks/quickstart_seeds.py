@@ -3,8 +3,8 @@
     python benchmarks/quickstart_seeds.py 0 1 2                 choosing: the recipe may still change
     python benchmarks/quickstart_seeds.py --confirm 3 4 5 6 7   frozen YAML; the world gains noise and combinations never seen
 
-Writes benchmarks/results/quickstart_seeds_{choose,confirm}.json with the recipe's hash, so that a later change of the recipe shows.
-Seeds already there under the same hash are not run again.
+Writes benchmarks/results/quickstart_seeds_{choose,confirm}.json with the recipe's hash, so that a later change of the recipe
+shows. Seeds already there under the same hash are not run again.
 """
 
 import argparse

@@ -10,17 +10,19 @@ if TYPE_CHECKING:
     from capfilt.config.load import load_pipeline
     from capfilt.config.pipeline import Pipeline
     from capfilt.model import Model, load_model
+    from capfilt.modeling.med import MED
     from capfilt.report import write_report
     from capfilt.rounds import run_pipeline
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Pipeline", "__version__", "load_model", "load_pipeline", "run_pipeline", "write_report"]
+__all__ = ["MED", "Model", "Pipeline", "__version__", "load_model", "load_pipeline", "run_pipeline", "write_report"]
 
 _HOMES = {
     "load_pipeline": "capfilt.config.load",
     "Pipeline": "capfilt.config.pipeline",
     "Model": "capfilt.model",
     "load_model": "capfilt.model",
+    "MED": "capfilt.modeling.med",
     "run_pipeline": "capfilt.rounds",
     "write_report": "capfilt.report",
 }

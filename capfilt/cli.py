@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from capfilt import __version__
-from capfilt.errors import CapfiltError, ConfigError, InputError, RunStateError
+from capfilt.errors import CapfiltError, ConfigError, InputError, Interrupted, RunStateError
 
 if TYPE_CHECKING:
     from capfilt.config.decoding import Decoding
@@ -42,7 +42,9 @@ def main() -> None:
     except CapfiltError as error:
         if os.environ.get("CAPFILT_DEBUG") == "1":
             raise
-        print(f"capfilt: {error}", file=sys.stderr)
+        print(f"capfilt: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, Interrupted) and "ray" in sys.modules:
+            os._exit(error.exit_code)  # seen: interrupted in the middle of its work, Ray's C++ aborts as Python ends
         sys.exit(error.exit_code)
 
 
@@ -68,10 +70,12 @@ def run(
     """Run a pipeline. The same command continues a run that was stopped."""
     source, loaded = _load(pipeline, overrides, limit)
     from capfilt.rounds import run_pipeline
+    from capfilt.run.signals import orderly
 
-    result = run_pipeline(loaded, source=source, until=until, start_from=start_from, fresh=fresh, limit=limit)
+    with orderly():
+        result = run_pipeline(loaded, source=source, until=until, start_from=start_from, fresh=fresh, limit=limit)
     print(result)
-    if loaded.report.open and result.report:
+    if loaded.report.open and result.report and "://" not in result.report:
         typer.launch(result.report)
 
 
@@ -83,6 +87,57 @@ def plan(pipeline: PipelineFile, overrides: Set = None, limit: Limit = None) -> 
     from capfilt.show import show_plan
 
     show_plan(plan_pipeline(loaded, limit))
+
+
+@app.command()
+def retry(
+    run_folder: RunFolder,
+    status: Annotated[
+        str | None, typer.Option(metavar="STATUS", help="Rows with this status: download_failed, opted_out, image_invalid.")
+    ] = None,
+    error: Annotated[str | None, typer.Option(metavar="CODE", help="Of those, rows with this error: timeout, 'http_5*'.")] = None,
+    quarantined: Annotated[bool, typer.Option("--quarantined", help="Chunks that failed as a whole.")] = False,
+    overrides: Set = None,
+) -> None:
+    """Try failed rows, or quarantined chunks, of a run again, nothing else. The next `capfilt run` does what follows."""
+    if (status is None) != quarantined or (error is not None and status is None):
+        raise ConfigError("expected either --status STATUS, with --error or without, or --quarantined. Give one of the two")
+    settings = _settings_of(run_folder, overrides)
+    from capfilt.run.again import again_of
+    from capfilt.run.progress import make_progress
+    from capfilt.run.retry import retry_quarantined, retry_rows
+    from capfilt.run.signals import orderly
+
+    again = None if status is None else again_of(status, error)
+    with orderly():
+        if again is None:
+            print(retry_quarantined(settings, progress=make_progress()))
+        else:
+            print(retry_rows(settings, again, progress=make_progress()))
+
+
+@app.command()
+def verify(
+    run_folder: RunFolder,
+    rows: Annotated[int, typer.Option(metavar="N", min=0, help="Rows of each round to caption and score again.")] = 16,
+    seed: Annotated[int, typer.Option(help="Which rows.")] = 0,
+    overrides: Set = None,
+) -> None:
+    """Read every file of a run again and make a few rows again: all must be as it was made. Changes nothing."""
+    settings = _settings_of(run_folder, overrides)
+    from capfilt.run.progress import make_progress
+    from capfilt.run.signals import orderly
+    from capfilt.run.verify import verify as verify_run
+    from capfilt.show import show_verified
+
+    with orderly():
+        found = verify_run(settings, rows=rows, seed=seed, progress=make_progress())
+    show_verified(found)
+    if found.differences:
+        raise RunStateError(
+            f"{run_folder}: expected every file as it was made, found {len(found.differences)} difference(s). The table says "
+            "what mends each"
+        )
 
 
 @app.command()
@@ -133,12 +188,19 @@ def explain(
 
 
 @app.command()
-def report(run_folder: RunFolder, show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False) -> None:
+def report(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or its address, such as s3://bucket/run.")],
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
     """Write report.html of a run again and print where it is."""
-    _config_of(run_folder)
-    from capfilt.report import write_report
+    from capfilt.report import write_remote_report, write_report
+    from capfilt.run.files import is_remote
 
-    page = write_report(run_folder)
+    if is_remote(run_folder):
+        print(write_remote_report(run_folder))
+        return
+    _config_of(Path(run_folder))
+    page = write_report(Path(run_folder))
     print(page)
     if show:
         typer.launch(str(page))
@@ -168,6 +230,23 @@ def caption(
     texts = load_model(model).caption(pictures, prompt=prompt, decode=how, seed=seed)
     for path, text in zip(images, texts, strict=True):
         print(f"{path}\t{text}" if len(images) > 1 else text)
+
+
+@app.command(name="export-model")
+def export_model(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model: our folder, a .pth file, or a hub name.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    role: Annotated[str | None, typer.Option("--as", metavar="ROLE", help="captioner or filter, where MODEL is both.")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="vocab.txt, for a .pth file without one beside it.")] = None,
+) -> None:
+    """Write a model as a folder that transformers' BlipForConditionalGeneration or BlipForImageTextRetrieval loads."""
+    from capfilt.modeling.checkpoints.export import CLASSES, export_transformers
+    from capfilt.modeling.weights import load_model
+
+    asked = next((known for known in CLASSES if known == role), None)
+    if role is not None and asked is None:
+        raise ConfigError(f"--as: expected {' or '.join(CLASSES)}, found {role!r}; name one of them")
+    print(export_transformers(load_model(model, vocabulary=vocabulary), out, asked))
 
 
 @app.command()
@@ -201,8 +280,9 @@ def _settings_of(run_folder: Path, overrides: list[str] | None) -> "Pipeline":
 def _config_of(run_folder: Path) -> Path:
     config = run_folder / "config.yaml"
     if not config.is_file():
+        remote = ". Of a run on an object store, give a local copy" if ":/" in str(run_folder) else ""
         raise RunStateError(
-            f"{run_folder}: expected a run folder, found no config.yaml in it. Give the `output` of a pipeline that ran"
+            f"{run_folder}: expected a run folder, found no config.yaml in it. Give the `output` of a pipeline that ran{remote}"
         )
     return config
 

@@ -4,6 +4,7 @@ The Python side of `capfilt caption`; a pipeline uses captioners and filters thr
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -16,15 +17,23 @@ from capfilt.config.decoding import Beam, Decoding
 from capfilt.filters.base import Float32Array
 from capfilt.filters.med import MedFilter
 from capfilt.identity import row_seed
+from capfilt.modeling.checkpoints.find import is_checkpoint_name
 from capfilt.modeling.inference import Inference
 
 
 class Model:
-    """A MED with its tokenizer and preprocessing. Pictures are RGB PIL images of any size."""
+    """A MED with its tokenizer and preprocessing. Pictures are RGB PIL images of any size.
+
+    A published fine-tune has one role: a captioning checkpoint cannot match or embed, an ITM checkpoint cannot caption; asked for
+    it, they raise a CheckpointError.
+    """
 
     def __init__(self, network: Inference) -> None:
         self._network = network
-        self._filter = MedFilter(network)
+
+    @cached_property
+    def _filter(self) -> MedFilter:
+        return MedFilter(self._network)
 
     @property
     def architecture(self) -> Architecture:
@@ -73,19 +82,22 @@ def load_model(
     vocabulary: str | Path | None = None,
     seed: int = 0,
 ) -> Model:
-    """A model from a checkpoint folder, or a fresh one with random weights from an architecture.
+    """A model from a checkpoint, or a fresh one with random weights from an architecture.
 
     Args:
-        source: A model folder; or an architecture (typed, or the name or path of a YAML in models/).
-        vocabulary: WordPiece file, one token a line; needed for an architecture, which brings none.
+        source: A model folder of ours; a transformers folder of BlipForConditionalGeneration or BlipForImageTextRetrieval; a .pth
+            file of the original BLIP code; a hub name such as Salesforce/blip-image-captioning-base (from the hub's cache, or
+            over the network); or an architecture (typed, or the name or path of a YAML in models/).
+        vocabulary: WordPiece file, one token a line; needed for an architecture or a .pth file, which bring none (for a .pth
+            file, `vocab.txt` beside it is found).
         seed: Of fresh weights.
 
     Raises:
-        CheckpointError: If the folder is no model, or its weights do not fit.
+        CheckpointError: If there is no such model, or its weights do not fit.
         ConfigError: If an architecture comes without a vocabulary, or a GPU is asked for where there is none.
     """
-    if isinstance(source, str | Path) and Path(source).is_dir():
-        return Model(Inference.load(str(source), batch_size=batch_size, dtype=dtype, device=device))
+    if isinstance(source, str | Path) and is_checkpoint_name(source):
+        return Model(Inference.load(str(source), batch_size=batch_size, dtype=dtype, device=device, vocabulary=vocabulary))
     return Model(_fresh(source, device=device, dtype=dtype, batch_size=batch_size, vocabulary=vocabulary, seed=seed))
 
 

@@ -29,7 +29,11 @@ class InputFile:
     path: str
     size: int
     etag: str
-    row_groups: tuple[int, ...]  # rows in each
+    row_groups: tuple[int, ...]  # rows in each; of a text file, tar or folder, in each stretch that is read at once
+    offsets: tuple[int, ...] = ()  # first byte of each stretch of a text file or tar (uncompressed), then the last one's end
+    names: tuple[str, ...] = ()  # of the pictures of a folder
+    columns: tuple[tuple[str, str], ...] = ()  # ours, theirs
+    problem: str | None = None  # why less than the whole file is read
 
     @property
     def rows(self) -> int:
@@ -47,6 +51,12 @@ class Chunk:
     start: int  # row inside the row group
     rows: int
     first_row: int  # row inside the file
+    offset: int = 0  # of a text file or tar: first byte of the stretch `start` counts from, before compression
+    size: int = 0  # and its bytes
+    names: tuple[str, ...] = ()  # of a folder: the pictures
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))  # a list after JSON
 
 
 @dataclass(frozen=True)
@@ -137,10 +147,19 @@ def make_plan(
         files=tuple(index),
         chunks=chunks,
         stages=plan_stages(pipeline, len(chunks), done or {}),
-        columns={**pipeline.read.columns} | {f"upstream.{c}": c for c in pipeline.read.keep_columns},
+        columns=_columns(pipeline.read, index),
         resources=pipeline.resources.model_dump(mode="json"),
         notes=tuple(notes),
     )
+
+
+def _columns(read: ReadConfig, index: Sequence[InputFile]) -> dict[str, str]:
+    """Ours -> theirs, all names of theirs where the files differ."""
+    found: dict[str, dict[str, None]] = {}
+    for file in index:
+        for ours, theirs in file.columns:
+            found.setdefault(ours, {})[theirs] = None
+    return {ours: ", ".join(theirs) for ours, theirs in found.items()} | {f"upstream.{name}": name for name in read.keep_columns}
 
 
 def make_chunks(read: ReadConfig, index: Sequence[InputFile], limit: int | None = None, output: str = "") -> tuple[Chunk, ...]:
@@ -159,7 +178,9 @@ def make_chunks(read: ReadConfig, index: Sequence[InputFile], limit: int | None 
                 if rows <= 0:
                     return tuple(chunks)
                 name = chunk_id(fold(file.path, output), file.etag, first + start, rows)
-                chunks.append(Chunk(name, file.path, file.etag, group, start, rows, first + start))
+                at, size = (file.offsets[group], file.offsets[group + 1] - file.offsets[group]) if file.offsets else (0, 0)
+                pictures = file.names[first + start : first + start + rows]
+                chunks.append(Chunk(name, file.path, file.etag, group, start, rows, first + start, at, size, pictures))
                 left -= rows
             first += group_rows
     return tuple(chunks)

@@ -4,29 +4,32 @@ Says in which order things happen and what each is made from; the work is done b
 """
 
 import shlex
-import webbrowser
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Literal
 
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import MedModel, TrainedModel
-from capfilt.errors import FailureBudgetError, Interrupted
-from capfilt.plan import find_stage, make_plan, plan_stages
+from capfilt.errors import FailureBudgetError, Interrupted, Terminated
+from capfilt.plan import PlannedStage, find_stage, make_plan, plan_stages
 from capfilt.run import files, index
 from capfilt.run.build import Job
 from capfilt.run.context import Context
 from capfilt.run.decide import Scored, decide
+from capfilt.run.jobs import candidates_job, make_executor, pool_job, serve
 from capfilt.run.lease import Lease
 from capfilt.run.ledger import Ledger
-from capfilt.run.local_executor import Executor, LocalExecutor
+from capfilt.run.local_executor import Executor
 from capfilt.run.phase import Passed, run_chunks
-from capfilt.run.planning import done_files, wanted_columns
+from capfilt.run.planning import done_files
+from capfilt.run.preflight import check_address, check_means
 from capfilt.run.progress import RunProgress, make_progress
+from capfilt.run.scratch import Scratch
+from capfilt.run.signals import received
 from capfilt.run.state import check, record, redo_from, start_fresh
-from capfilt.run.steps import Steps, key_of, model_identity
+from capfilt.run.steps import Steps, key_of
 from capfilt.run.train import train
 
 
@@ -45,7 +48,8 @@ class RunResult:
         lines = [f"{self.output}: {self.counts.get('ok', 0):,} of {rows:,} rows have a usable picture"]
         lines += [f"round {number}: primary {value:.4f}" for number, value in sorted(self.primary.items())]
         if self.left_out:
-            lines.append(f"{self.left_out} chunk(s) are quarantined: see {files.join(self.output, 'events', 'quarantine.jsonl')}")
+            again = f"capfilt retry {shlex.quote(self.output)} --quarantined"
+            lines.append(f"{self.left_out} chunk(s) are quarantined (events/quarantine.jsonl says why); retry them with: {again}")
         return "\n".join(lines + ([f"report: {self.report}"] if self.report else []))
 
 
@@ -71,19 +75,27 @@ def run_pipeline(
     Raises:
         RunStateError: If the folder belongs to other settings or inputs, or another driver works on it.
         FailureBudgetError: If too many rows failed; what was done is kept.
-        Interrupted: After Ctrl-C; what was done is kept.
+        OutputError: If the run folder takes no more: disk full, not allowed; what was done is kept.
+        ConfigError: If a GPU is asked for that is not there. Like a checkpoint that does not fit (CheckpointError) and a missing
+            file of pairs (InputError), this is found before any work.
+        Interrupted: After Ctrl-C (Terminated: after SIGTERM); what was done is kept.
     """
     progress = progress or make_progress()
     command = f"capfilt run {shlex.quote(str(source or pipeline.name))}" + (f" --limit {limit}" if limit is not None else "")
+    check_address(pipeline.output)
+    lease = Lease(pipeline.output)
     try:
-        with ExitStack() as stack:
-            stack.enter_context(Lease(pipeline.output))
+        with files.writing(pipeline.output, inside=True), ExitStack() as stack:
+            stack.enter_context(lease)
+            _sweep(pipeline.output)
             _clear(pipeline, limit, start_from, fresh)
+            stages = _stages(pipeline)
+            check_means(pipeline, stages)
             executor = make_executor(pipeline)
             stack.callback(executor.close)
-            if _has_chunks_to_do(pipeline):
-                executor.start()
-            context = _begin(pipeline, limit, progress, command)
+            if any(stage.unit in ("pool", "candidates") and stage.done < stage.total for stage in stages):
+                executor.start()  # a run that only has to train goes without
+            context = _begin(pipeline, limit, progress, command, stack.enter_context(Scratch(pipeline.output)))
             last = context.plan.stages[-1 if until is None else find_stage(context.plan.stages, until, "--until")].unit_label
             line = _Line(context, executor, RunResult(pipeline.output))
             for label in line.go():
@@ -91,19 +103,18 @@ def run_pipeline(
                     break
             return line.result
     except KeyboardInterrupt:
-        raise Interrupted(f"{pipeline.output}: interrupted; what was done is kept. Continue with: {command}") from None
+        if lease.is_lost:
+            raise lease.lost_error() from None
+        kind, how = (Terminated, "terminated") if received() == signal.SIGTERM else (Interrupted, "interrupted")
+        raise kind(f"{pipeline.output}: {how}; what was done is kept. Continue with: {command}") from None
 
 
-def make_executor(pipeline: Pipeline) -> Executor:
-    match pipeline.resources.executor:
-        case "local":
-            return LocalExecutor()
-        case "ray":
-            from capfilt.run.ray_executor import RayExecutor
-
-            return RayExecutor(pipeline.resources, pipeline.output)
-        case _ as unreachable:
-            assert_never(unreachable)
+def _sweep(output: str) -> None:
+    """Delete what killed writers left half done, wherever a run writes."""
+    rounds = files.listing(output, "round-")
+    inner = [files.join(number, name) for number in rounds for name in ("candidates", "models")]
+    for folder in (output, *(files.join(output, name) for name in ("steps", "miniweb", "pool")), *rounds, *inner):
+        files.sweep(folder)
 
 
 def _clear(pipeline: Pipeline, limit: int | None, start_from: str | None, fresh: bool) -> None:
@@ -116,14 +127,13 @@ def _clear(pipeline: Pipeline, limit: int | None, start_from: str | None, fresh:
         redo_from(pipeline.output, stages, start_from)
 
 
-def _has_chunks_to_do(pipeline: Pipeline) -> bool:
-    """As far as the last plan tells: a run that only has to train goes without an executor's start."""
+def _stages(pipeline: Pipeline) -> tuple[PlannedStage, ...]:
+    """The stages, and what is done of them as far as the last plan tells."""
     before = files.get_json(files.join(pipeline.output, "plan.json")) or {}
-    stages = plan_stages(pipeline, before.get("chunks", 1), done_files(pipeline, plan_stages(pipeline, 1, {})))
-    return any(stage.unit in ("pool", "candidates") and stage.done < stage.total for stage in stages)
+    return plan_stages(pipeline, before.get("chunks", 1), done_files(pipeline, plan_stages(pipeline, 1, {})))
 
 
-def _begin(pipeline: Pipeline, limit: int | None, progress: RunProgress, command: str) -> Context:
+def _begin(pipeline: Pipeline, limit: int | None, progress: RunProgress, command: str, scratch: Scratch) -> Context:
     """Small web, index and plan; the run folder is marked as this pipeline's."""
     output, steps = pipeline.output, Steps(pipeline.output)
     if pipeline.miniweb is not None:
@@ -133,14 +143,20 @@ def _begin(pipeline: Pipeline, limit: int | None, progress: RunProgress, command
         if not files.exists(folder):
             progress.note(f"small web: drawing {pipeline.miniweb.pictures:,} pictures")
         with steps.timed("miniweb"):
-            build(pipeline.miniweb, Path(folder), seed=pipeline.seed)
+            is_there = files.exists(folder)
+            build(pipeline.miniweb, scratch.fetch("miniweb"), seed=pipeline.seed)
+            if not is_there:
+                scratch.send("miniweb")
     with steps.timed("index"):
-        found = index.extend(index.load(output), index.scan(pipeline.read.paths, wanted_columns(pipeline)))
+        found = index.scan(pipeline.read, index.load(output))
+        for file in found:
+            if file.problem is not None:
+                progress.note(f"{file.path} {file.problem}")
         plan = make_plan(pipeline, found, limit=limit)
         for warning in record(pipeline, plan):
             progress.note(warning)
         index.save(output, found)
-    return Context(pipeline, plan, steps, progress, command)
+    return Context(pipeline, plan, steps, progress, command, scratch)
 
 
 @dataclass
@@ -156,7 +172,7 @@ class _Line:
         job, pool = self._pool()
         yield "pool"
         pool_files = context.chunk_files("pool", pool.chunk_ids)
-        pool_key = key_of("pool", job.fingerprint, pool.chunk_ids)
+        pool_key = key_of("pool", job.fingerprint, pool.sha256)
         for number in range(0 if pipeline.has_round_0 else 1, pipeline.rounds + 1):
             keys: dict[str, str] = {}
             scored: Scored | None = None
@@ -181,15 +197,12 @@ class _Line:
 
     def _pool(self) -> tuple[Job, Passed]:
         context, pipeline = self.context, self.context.pipeline
-        settings = {name: context.plan.settings.get(name) for name in ("read", "download", "screen", "miniweb")}
-        read = context.plan.settings["read"]
-        settings["read"] = {name: value for name, value in read.items() if name != "paths"}  # chunk ids hold them
-        job = Job("pool", pipeline, key_of("pool", settings))
+        job = pool_job(pipeline, context.plan.settings)
         healthy = {chunk.chunk_id: chunk.rows for chunk in context.plan.chunks}
         done = Ledger(job.folder, job.fingerprint, redo="read").done()
         with context.steps.timed("pool"), ExitStack() as stack:
             if healthy.keys() - done.keys():
-                job = self._serve(stack, job)
+                job = serve(stack, job)
             passed = run_chunks(
                 self.executor, job, context.plan.chunks, healthy, title="pool", command=context.command, progress=context.progress
             )
@@ -198,29 +211,14 @@ class _Line:
             found = ", ".join(f"{count:,} {status}" for status, count in sorted(passed.counts.items())) or "no row"
             raise FailureBudgetError(
                 f"pool: expected at least one usable picture, found {found}. The rows' `error` in {job.folder} says why. "
-                f"When the cause is mended, run: {context.command} --from download"
+                f"When the cause is mended: capfilt retry {shlex.quote(pipeline.output)} --status download_failed && "
+                f"{context.command}. With other settings: {context.command} --from download"
             )
         return job, passed
 
-    def _serve(self, stack: ExitStack, job: Job) -> Job:
-        """`job` with the addresses to connect to; the small web answers as long as `stack` is open."""
-        pipeline = self.context.pipeline
-        connect_to = dict(pipeline.download.connect_to)
-        if pipeline.miniweb is not None:
-            from capfilt.miniweb.server import MiniwebServer
-
-            server = stack.enter_context(MiniwebServer(pipeline.miniweb, Path(self.context.path("miniweb")), pipeline.seed))
-            connect_to = {host: server.address if to == "miniweb" else to for host, to in connect_to.items()}
-        return Job(job.kind, pipeline, job.fingerprint, connect_to=connect_to)
-
     def _candidates(self, number: int, pool: Passed, pool_fingerprint: str) -> Scored:
         context = self.context
-        pipeline, captioner, scorer = self._models(number)
-        sections: list[Any] = [context.plan.settings.get(name) for name in ("caption", "filter", "seed")]
-        models = [model_identity(captioner), model_identity(scorer), *self._checkpoints(pipeline)]
-        job = Job(
-            "candidates", pipeline, key_of("candidates", pool_fingerprint, number, sections, models), number, captioner, scorer
-        )
+        job = candidates_job(context.pipeline, context.plan.settings, number, pool_fingerprint)
         chunks = [chunk for chunk in context.plan.chunks if chunk.chunk_id in pool.ok_rows]
         with context.steps.timed(job.name):
             passed = run_chunks(
@@ -228,6 +226,7 @@ class _Line:
                 job,
                 chunks,
                 pool.ok_rows,
+                made_from=pool.sha256,
                 title=f"round {number} caption, filter",
                 command=context.command,
                 progress=context.progress,
@@ -237,42 +236,17 @@ class _Line:
             number,
             context.chunk_files(job.name, passed.chunk_ids),
             context.chunk_files("pool", pool.chunk_ids),
-            key_of(job.name, job.fingerprint, passed.chunk_ids),
-            scorer,
-            pipeline,
+            key_of(job.name, job.fingerprint, passed.sha256),
+            job.scorer,
+            job.pipeline,
         )
-
-    def _models(self, number: int) -> tuple[Pipeline, str | None, str | None]:
-        """The pipeline with this round's models, and the folders that `kind: trained` stands for.
-
-        From round 2 on, published checkpoints give way to what the round before fine-tuned.
-        """
-        pipeline = self.context.pipeline
-        assert pipeline.caption is not None
-        caption, scorer = pipeline.caption, pipeline.filter
-        if number >= 2 and isinstance(caption.captioner, MedModel):
-            caption = caption.model_copy(update={"captioner": TrainedModel(kind="trained")})
-        if number >= 2 and scorer is not None and isinstance(scorer.filter, MedModel):
-            scorer = scorer.model_copy(update={"filter": TrainedModel(kind="trained")})
-
-        def folder(role: str, model: object) -> str | None:
-            return self.context.round_path(number - 1, "models", role) if isinstance(model, TrainedModel) else None
-
-        return (
-            pipeline.model_copy(update={"caption": caption, "filter": scorer}),
-            folder("captioner", caption.captioner),
-            folder("filter", scorer.filter if scorer is not None else None),
-        )
-
-    @staticmethod
-    def _checkpoints(pipeline: Pipeline) -> list[str | None]:
-        named = [pipeline.caption and pipeline.caption.captioner, pipeline.filter and pipeline.filter.filter]
-        return [model_identity(model.checkpoint) if isinstance(model, MedModel) else None for model in named]
 
     def _report(self) -> None:
-        from capfilt.report import write_report
+        from capfilt.report import write_remote_report, write_report
 
+        output, cards = self.context.pipeline.output, self.context.pipeline.report.cards
         with self.context.steps.timed("report"):
-            self.result.report = str(write_report(Path(self.context.pipeline.output)))
-        if self.context.pipeline.report.open:
-            webbrowser.open(Path(self.result.report).resolve().as_uri())
+            if self.context.scratch.is_remote:
+                self.result.report = write_remote_report(output, cards=cards)
+            else:
+                self.result.report = str(write_report(files.local(output), cards=cards))

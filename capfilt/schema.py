@@ -11,7 +11,16 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 
-Status = Literal["ok", "download_failed", "opted_out", "image_invalid", "rule_rejected", "caption_failed", "filter_failed"]
+Status = Literal[
+    "ok",
+    "download_failed",
+    "download_blocked",  # by a list of ours
+    "opted_out",  # by the host's word
+    "image_invalid",
+    "rule_rejected",
+    "caption_failed",
+    "filter_failed",
+]
 Origin = Literal["web", "synthetic", "human"]
 
 SCORE = pa.struct([("filter", pa.string()), ("itm", pa.float32()), ("itc", pa.float32())])
@@ -47,8 +56,8 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "uid", pa.string(), ("read",), "32 hex digits: the input's own where mapped, else a hash of address and text; may repeat"
     ),
-    Column("url", pa.string(), ("read",), "address of the picture; null where the input holds bytes"),
-    Column("text", pa.string(), ("read",), "web text as found; null where there is none"),
+    Column("url", pa.string(), ("read",), "address of the picture; may be null where the input holds bytes"),
+    Column("text", pa.string(), ("read", "screen"), "web text as found, personal data masked by rule `pii`; null for none"),
     Column(
         "status",
         pa.string(),
@@ -67,7 +76,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("original_width", pa.int32(), ("download",), "pixels as served"),
     Column("original_height", pa.int32(), ("download",), "pixels as served"),
     Column("sha256", pa.string(), ("download",), "hash of the bytes as served"),
-    Column("consent", pa.string(), ("download",), "what the host said: none_stated, robots_txt:…, x_robots_tag:…"),
+    Column("consent", pa.string(), ("download",), "host's word: none_stated, robots_txt:…, tdm_reservation, x_robots_tag:…"),
     Column("captions", pa.list_(CAPTION), ("screen", "caption", "filter"), "every candidate text"),
 )
 UPSTREAM = "upstream"

@@ -3,13 +3,16 @@
 Shows what it is given; computes nothing and opens no file.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from capfilt.plan import Plan
+
+if TYPE_CHECKING:
+    from capfilt.run.verify import Verified
 
 
 def _table(*columns: str) -> Table:
@@ -56,6 +59,24 @@ def show_summary(name: str, summary: dict[str, Any]) -> None:
         why = ", ".join(f"{code} {count:,}" for code, count in counted["reasons"].items() if code != "kept")
         texts.add_row(origin, f"{counted['count']:,}", f"{counted['kept']:,}", "" if noise is None else f"{noise:.1%}", why)
     console.print(texts)
+
+
+def show_verified(found: "Verified") -> None:
+    """Each difference of a `capfilt verify`, what mends them, then what was looked at."""
+    console = _console()
+    if found.differences:
+        advice = {text: number for number, text in enumerate(dict.fromkeys(each.advice for each in found.differences), 1)}
+        table = _table("file", "expected", "found", "mend")
+        for each in found.differences:
+            table.add_row(each.path, each.expected, each.found, f"({advice[each.advice]})")
+        console.print(table)
+        for text, number in advice.items():
+            console.print(f"({number}) {text}", soft_wrap=True)  # a command is to be copied whole
+    for note in found.notes:
+        console.print(note)
+    console.print(
+        f"{found.output}: {found.files:,} files read, {found.rows:,} rows made again, {len(found.differences):,} difference(s)"
+    )
 
 
 def show_journey(row: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return code or 0
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "select", "explain", "report", "caption", "schema"])
+@pytest.mark.parametrize("command", ["run", "plan", "retry", "verify", "select", "explain", "report", "caption", "schema"])
 def test_every_command_explains_itself(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, command, "--help") == 0
     assert "Usage:" in capsys.readouterr().out

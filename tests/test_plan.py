@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from capfilt.config.load import load_text
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.read import ReadConfig
+from capfilt.config.read import UrlList
 from capfilt.errors import ConfigError, InputError
 from capfilt.plan import Chunk, InputFile, differences, find_stage, first_touched, make_chunks, make_plan
 
@@ -36,8 +36,8 @@ evaluate: {heldout: e.parquet}
 FILE = InputFile("web.parquet", 100, "e", (10,))
 
 
-def read_config(rows_per_chunk: int) -> ReadConfig:
-    return ReadConfig(paths=["x"], rows_per_chunk=rows_per_chunk)
+def read_config(rows_per_chunk: int) -> UrlList:
+    return UrlList(paths=["x"], rows_per_chunk=rows_per_chunk)
 
 
 @pytest.fixture

@@ -1,13 +1,21 @@
 """The outer loop with made-up pictures, models and training: what runs, what is skipped, what is refused, what continues."""
 
+import errno
 import io
 import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
+import threading
+import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,16 +23,27 @@ import pytest
 import yaml
 from PIL import Image
 
-from capfilt import captioners, filters
+from capfilt import captioners, filters, rounds
 from capfilt.config.load import load_text
 from capfilt.config.pipeline import Pipeline
-from capfilt.errors import CapfiltError, FailureBudgetError, InputError, Interrupted, LeaseError, RunStateError
+from capfilt.errors import (
+    CapfiltError,
+    FailureBudgetError,
+    InputError,
+    Interrupted,
+    LeaseError,
+    OutputError,
+    RunStateError,
+    Terminated,
+)
 from capfilt.rounds import RunResult, run_pipeline
 from capfilt.run import files
 from capfilt.run.lease import Lease
 from capfilt.run.local_executor import LocalExecutor
 from capfilt.run.planning import plan_pipeline
 from capfilt.run.progress import SilentProgress
+from capfilt.run.scratch import tree
+from capfilt.run.signals import orderly
 from capfilt.schema import COLUMNS
 
 YAML = """
@@ -123,12 +142,17 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
     put_in("capfilt.evaluation", evaluate=evaluate)
 
-    def write_report(run: Path) -> Path:
+    def write_report(run: Path, cards: int) -> Path:
         world.do("report")
         (run / "report.html").write_text("<html>")
         return run / "report.html"
 
-    put_in("capfilt.report", write_report=write_report)
+    def write_remote_report(address: str, cards: int) -> str:
+        world.do("report")
+        files.put(files.join(address, "report.html"), b"<html>")
+        return files.join(address, "report.html")
+
+    put_in("capfilt.report", write_report=write_report, write_remote_report=write_remote_report)
     for name in ("dedup", "select", "write"):
         module = __import__(f"capfilt.stages.{name}", fromlist=[name])
         monkeypatch.setattr(module, name, told(world, name, getattr(module, name)))
@@ -313,6 +337,27 @@ def test_an_appended_input_file_adds_its_chunks_and_redoes_what_depends_on_them(
     assert sum(result.counts.values()) == 15
 
 
+def test_models_that_the_run_trained_anew_are_no_changed_models(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Round 0 learns from the pool: rows that came later change its models, and so every text of round 1."""
+    training = sys.modules["capfilt.training"]
+    finetune = training.finetune_captioner
+
+    def learns(config: Any, *args: Any, out: Path, **kwargs: Any) -> None:
+        finetune(config, *args, out=out, **kwargs)
+        pool = files.listing(str(world.output / "pool"), "chunk-")
+        files.put(str(out / "model.safetensors"), f"learnt from {len(pool)} chunks".encode())
+
+    monkeypatch.setattr(training, "finetune_captioner", learns)
+    world.run()
+    world.add_input("b", 4)
+    world.run()
+    assert world.did[:2] == ["download", "pretrain pool"]
+    assert world.did.count("caption") == 2 * 4
+    continued = result_files(world.output)
+    world.run(fresh=True)
+    assert {name: data for name, data in result_files(world.output).items() if name in continued} == continued
+
+
 def test_a_changed_input_file_is_refused(world: World) -> None:
     world.run(until="pool")
     world.add_input("a", 12)
@@ -408,3 +453,211 @@ def test_the_run_folder_says_what_was_run(world: World) -> None:
     phases = [line["phase"] for line in files.lines(str(world.output), "phases")]
     assert phases[:2] == ["index", "pool"]
     assert "round-1/select" in phases
+
+
+# ── killed at any moment ────────────────────────────────────────────────────────────────────────────────────
+
+
+Tree = dict[str, bytes | None]
+
+
+@dataclass
+class Kills:
+    """The run folder as a SIGKILL would leave it before each operation that changes what lies on the disk, each state once.
+
+    Before one operation is after the one before, so that both sides of every rename, removal and new folder are there.
+    """
+
+    output: Path
+    states: dict[int, Tree] = field(default_factory=dict)
+    one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
+
+    def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir"):
+            monkeypatch.setattr(os, name, self.seen(getattr(os, name)))
+
+    def seen(self, real: Callable[..., None]) -> Callable[..., None]:
+        def operation(*args: Any, **kwargs: Any) -> None:
+            with self.one_at_a_time:
+                self.take()
+            real(*args, **kwargs)
+
+        return operation
+
+    def take(self) -> None:
+        tree: Tree = {}
+        for folder, _, names in os.walk(self.output):
+            inner = Path(folder).relative_to(self.output)
+            tree[str(inner)] = None
+            for name in names:
+                try:
+                    tree[str(inner / name)] = (Path(folder) / name).read_bytes()
+                except FileNotFoundError:  # another thread was quicker
+                    continue
+        told = {name: data for name, data in tree.items() if not name.startswith(("events", "lease.json"))}
+        self.states.setdefault(hash(tuple(sorted(told.items(), key=str))), tree)
+
+    def restore(self, tree: Tree, dead: int) -> None:
+        """The folder as it was, its driver gone."""
+        shutil.rmtree(self.output, ignore_errors=True)
+        for name, data in tree.items():
+            if data is None:
+                (self.output / name).mkdir(parents=True)
+        for name, data in tree.items():
+            if data is not None:
+                (self.output / name).write_bytes(data)
+        lease = self.output / "lease.json"
+        if lease.exists() and lease.read_bytes():
+            lease.write_text(json.dumps({**json.loads(lease.read_text()), "pid": dead}))
+
+
+def halved(tree: Tree) -> Tree:
+    """What was being written is half there."""
+    unfinished = (".part", ".tmp/")
+    return {
+        name: data[: len(data) // 2] if data and any(sign in name for sign in unfinished) else data for name, data in tree.items()
+    }
+
+
+def dead_process() -> int:
+    done = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    done.wait()
+    return done.pid
+
+
+@pytest.mark.parametrize("how", ["whole", "halved"])
+def test_killed_before_or_after_any_write_the_same_command_ends_with_the_same_files(
+    world: World, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    kills = Kills(world.output)
+    with monkeypatch.context() as patch:
+        kills.watch(patch)
+        world.run(small)
+    calm = result_files(world.output)
+    dead = dead_process()
+    states = list(kills.states.values())
+    assert len(states) > 60
+    if how == "halved":  # every third: what is half there is looked at by nobody, as the other half of this test shows
+        states = [half for state in states if (half := halved(state)) != state][::3]
+    for number, state in enumerate(states):
+        kills.restore(state, dead)
+        world.run(small)
+        assert result_files(world.output) == calm, f"killed at state {number} of {len(states)}: {sorted(state)}"
+
+
+def small(tree: dict[str, Any]) -> None:
+    """Every stage once, on few files."""
+    tree["rounds"] = 1
+    tree["read"]["rows_per_chunk"] = 8
+
+
+def test_a_disk_that_is_full_at_any_write_loses_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(small)
+    calm = result_files(world.output)
+    sync, full_at, is_whole = os.fsync, 1, False
+    while not is_whole:
+        shutil.rmtree(world.output)
+        left = full_at
+
+        def no_room(handle: int) -> None:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            sync(handle)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", no_room)
+            try:
+                world.run(small)
+                is_whole = True
+            except OutputError as told:
+                message = str(told)
+        assert is_whole or "make room, then run the same command again" in message
+        world.run(small)
+        assert result_files(world.output) == calm, f"full at write {full_at}"
+        full_at += 9
+    assert full_at > 30
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(world: World) -> None:
+    world.output.write_bytes(b"a file, not a folder")
+    with pytest.raises(OutputError, match="expected a folder"):
+        world.run()
+    assert world.did == []
+
+
+def test_sigterm_ends_the_run_as_ctrl_c_does_with_its_own_exit_code(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated(what: str) -> None:
+        if what == "select":
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(world, "do", terminated)
+    with (
+        orderly(),
+        pytest.raises(Terminated, match=r"terminated; what was done is kept. Continue with: capfilt run tiny.yaml") as told,
+    ):
+        world.run()
+    assert told.value.exit_code == 143
+    assert not (world.output / "lease.json").exists()
+
+
+def test_a_driver_whose_lease_was_taken_over_stops(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "Lease", lambda folder: Lease(folder, beat_s=0.02))
+
+    def taken(what: str) -> None:
+        if what == "select":
+            files.put_json(str(world.output / "lease.json"), {"token": "another's"})
+            time.sleep(10)
+
+    monkeypatch.setattr(world, "do", taken)
+    with pytest.raises(LeaseError, match="found another driver's"):
+        world.run()
+
+
+@pytest.mark.parametrize("waves", [1, 2])
+def test_the_size_of_a_wave_changes_no_file(world: World, waves: int) -> None:
+    world.run(until="round-1/write")
+    calm = result_files(world.output)
+    world.run(deep_set("resources", "chunks_per_wave", value=waves), until="round-1/write", fresh=True)
+    told = result_files(world.output)
+    assert {name for name in {*calm, *told} if calm.get(name) != told.get(name)} <= {"config.yaml", "plan.json"}
+
+
+# ── a run folder on an object store ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    folder = f"memory:///capfilt-rounds-{uuid4().hex}/run"
+    yield folder
+    files.remove(folder)
+
+
+def stored(address: str) -> dict[str, bytes | None]:
+    return {path[len(address) + 1 :]: files.get(path) for path in tree(address) if "/events/" not in path}
+
+
+def test_on_an_object_store_the_same_files_appear(world: World, address: str) -> None:
+    world.run()
+    local = result_files(world.output)
+    result = world.run(deep_set("output", value=address))
+    there = stored(address)
+    assert {name for name in {*local, *there} if local.get(name) != there.get(name)} == {"config.yaml", "plan.json"}
+    assert result.report == f"{address}/report.html"
+    world.run(deep_set("output", value=address))
+    assert world.did == ["report"]
+
+
+@pytest.mark.parametrize("at", ["download", "pretrain pool", "caption", "dedup", "write", "filter", "evaluate", "report"])
+def test_on_an_object_store_a_run_is_continued(world: World, address: str, at: str) -> None:
+    there = deep_set("output", value=address)
+    world.interrupt_at = at
+    with pytest.raises(Interrupted):
+        world.run(there)
+    world.interrupt_at = None
+    world.run(there)
+    interrupted = stored(address)
+    world.run(there, fresh=True)
+    assert stored(address) == interrupted
+    assert "lease.json" not in interrupted

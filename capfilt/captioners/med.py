@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from PIL.Image import Image
+from torch import Tensor
 
 from capfilt.captioners.base import Caption
 from capfilt.config.decoding import Decoding
@@ -15,6 +16,7 @@ class MedCaptioner:
     """Texts come back without the prompt, as BLIP's CapFilt stores them."""
 
     def __init__(self, network: Inference, *, prompt: str, decode: Decoding) -> None:
+        network.require("captioner")
         self.name = network.name
         self._network = network
         self._decode = decode
@@ -36,14 +38,16 @@ class MedCaptioner:
         return cls(network, prompt=prompt, decode=decode)
 
     def caption(self, images: Sequence[Image], *, seeds: Sequence[Sequence[int]]) -> list[list[Caption]]:
-        found: list[list[Caption]] = []
         decode = self._network.tokenizer.decode
-        for here, image_embeds_BND in self._network.encode(images):
+
+        def one_batch(here: range, image_embeds_BND: Tensor) -> list[list[Caption]]:
             asked = [list(seeds[i]) for i in here]
-            asked += [asked[-1]] * (self._network.batch_size - len(asked))
+            asked += [asked[-1]] * (len(image_embeds_BND) - len(asked))
             made = self._network.model.generate(image_embeds_BND, self._prompt_P, self._decode, seeds=asked)
             new_BnL = made.ids_BnL[:, :, len(self._prompt_P) :].tolist()
             log_prob_Bn = made.log_prob_Bn.tolist()
-            for i in range(len(here)):
-                found.append([Caption(decode(ids), p) for ids, p in zip(new_BnL[i], log_prob_Bn[i], strict=True)])
-        return found
+            return [
+                [Caption(decode(ids), p) for ids, p in zip(new_BnL[i], log_prob_Bn[i], strict=True)] for i in range(len(here))
+            ]
+
+        return [texts for batch in self._network.each_batch(images, one_batch) for texts in batch]

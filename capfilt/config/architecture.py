@@ -12,6 +12,12 @@ from pydantic import Field, ValidationError, model_validator
 from capfilt.config.base import Positive, Section, Share
 from capfilt.errors import ConfigError
 
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+"""Of the feed-forwards. gelu: exact (erf), as BLIP; gelu_tanh: its tanh form; quick_gelu: x * sigmoid(1.702 x)."""
+
+Role = Literal["captioner", "filter"]
+"""captioner: the image-grounded decoder. filter: the text encoder with the heads of ITC and ITM. Both need the image encoder."""
+
 
 class VisionConfig(Section):
     """A ViT (pre-norm, class token first, final norm)."""
@@ -28,6 +34,11 @@ class VisionConfig(Section):
     """patch: one linear map per patch (ViT, BLIP). conv: 3x3 stride-2 convolutions, two per halving, with batch norm and GELU."""
     positions: Literal["learned", "sincos2d"] = "learned"
     norm_eps: float = 1e-6
+    """BLIP 1e-6; transformers' published folders say 1e-5, which moves features by about 2e-5."""
+    activation: Activation = "gelu"
+    drop_path: Share = 0.0
+    """In training, the share of pictures for which the last block's branches are left out, growing linearly from 0 at the first
+    block (BLIP: 0.1 for ViT-L, 0 for ViT-B)."""
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:
@@ -43,7 +54,7 @@ class VisionConfig(Section):
 
 
 class TextConfig(Section):
-    """A BERT (post-norm, erf GELU) that serves as text encoder, image-grounded encoder and image-grounded decoder."""
+    """A BERT (post-norm) that serves as text encoder, image-grounded encoder and image-grounded decoder."""
 
     vocabulary: Literal["bert", "trained"] = "bert"
     """bert: bert-base-uncased's WordPiece. trained: WordPiece trained on the run's texts; `vocab_size` is then an upper bound."""
@@ -56,7 +67,11 @@ class TextConfig(Section):
     """Hidden width of the feed-forward."""
     max_positions: Positive = 512
     dropout: Share = 0.0
+    """Of embeddings and of each block's output, in training (BLIP 0.1)."""
+    attention_dropout: Share = 0.0
+    """Of attention weights, in training (BLIP 0.1)."""
     norm_eps: float = 1e-12
+    activation: Activation = "gelu"
     shared: bool = True
     """Encoder and decoder share all but self-attention (BLIP section 3.2, Table 3)."""
     tied_vocabulary: bool = True
@@ -69,6 +84,9 @@ class TextConfig(Section):
     def _sizes_divide(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}: change one of them")
+        for name, token in (("pad_id", self.pad_id), ("cls_id", self.cls_id), ("sep_id", self.sep_id)):
+            if self.vocabulary == "bert" and not 0 <= token < self.vocab_size:
+                raise ValueError(f"{name} {token} is no token of a vocabulary of {self.vocab_size}: say which id it has")
         return self
 
     @property
@@ -86,6 +104,8 @@ class MedArchitecture(Section):
     kind: Literal["med"]
     image: VisionConfig
     text: TextConfig
+    roles: Annotated[tuple[Role, ...], Field(min_length=1)] = ("captioner", "filter")
+    """What the weights can do. Published fine-tunes have one role; a MED that is pre-trained here has both."""
     embed_dim: Positive = 256
     """Width of the common image-text space of ITC."""
     queue_size: Annotated[int, Field(ge=0)] = 57_600
@@ -94,7 +114,8 @@ class MedArchitecture(Section):
     alpha: Share = 0.4
     """Weight of the momentum model's soft targets at the end of the ramp."""
     itm_position: Literal["enc", "cls"] = "enc"
-    """Token at position 0 for ITM. Published ITM scorers were called with [CLS]."""
+    """Token at position 0 for ITM: [ENC] in BLIP's pre-training, fine-tuning and retrieval evaluation; the published scorer
+    (BLIP_ITM, and transformers after it) feeds [CLS] to the same weights."""
     max_text_length: Positive = 30
     """Tokens of a text in pre-training, specials counted."""
     image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)

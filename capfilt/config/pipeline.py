@@ -73,6 +73,7 @@ class Pipeline(Section):
             )
         if self.evaluate is not None and self.pretrain is None:
             raise ValueError("section `evaluate` measures what `pretrain` made; found no `pretrain` section. Add it")
+        self.screen.require_columns(self.read.keep_columns)
         captioner = self.caption.captioner if self.caption else None
         scorer = self.filter.filter if self.filter else None
         if isinstance(captioner, MedModel) and isinstance(scorer, MedModel) and captioner.checkpoint == scorer.checkpoint:

@@ -55,8 +55,9 @@ class DedupConfig(Section):
 
 
 class SelectConfig(Section):
-    policy: Literal["both", "web_else_synthetic", "best"] = "both"
-    min_itm: Share = 0.5
+    # both, web, synthetic: every text of these origins that passes. best, web_else_synthetic: one kind per row
+    policy: Literal["both", "web_else_synthetic", "best", "web", "synthetic"] = "both"
+    min_itm: Share = 0.5  # 0: every scored text passes
 
 
 class WriteConfig(Section):

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import PurePath
 from typing import Any, Protocol
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -105,7 +106,7 @@ def normalised(texts: pa.Array) -> pa.Array:
 
 def _batches(file: str) -> Iterator[pa.Table]:
     try:
-        parquet = pq.ParquetFile(file)
+        parquet = pq.ParquetFile(fsspec.open(file, "rb").open() if "://" in file else file)
     except (OSError, pa.ArrowInvalid) as problem:
         raise InputError(
             f"dedup.decontaminate: expected a Parquet file of pairs; found `{file}`: {problem}. Correct the path"

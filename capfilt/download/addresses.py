@@ -8,20 +8,19 @@ import fnmatch
 import ipaddress
 import re
 import socket
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
+import idna
+
+from capfilt.download.names import Lookup, Names, system_lookup
 from capfilt.download.outcome import FetchError
 
 MAX_URL = 8192
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\Z")
 _LOOKS_NUMERIC = re.compile(r"(0x[0-9a-f]*|[0-9]+)\Z")  # of the last label, as in the WHATWG URL standard
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-Lookup = Callable[[str, int], list[str]]
 
 
 @dataclass(frozen=True)
@@ -78,12 +77,20 @@ def _ascii_host(name: str) -> str:
     if ":" in name:
         return str(ipaddress.IPv6Address(name))  # a scope (`%eth0`) survives here and is refused below, as not public
     # IDNA first: its normalisation turns letters such as ① into the digits of an address.
-    host = name.rstrip(".").lower() if name.isascii() else name.encode("idna").decode("ascii").rstrip(".").lower()
+    host = (name if name.isascii() else _idna(name)).rstrip(".").lower()
     if len(host) > 253 or not _HOST.match(host):
         raise ValueError
     if _LOOKS_NUMERIC.match(host.rsplit(".", 1)[-1]):
         return str(ipaddress.IPv4Address(socket.inet_aton(host))) if _is_inet(host) else _no_host()
     return host
+
+
+def _idna(name: str) -> str:
+    """As browsers do (UTS 46, non-transitional); Python's own codec is of 2003 and makes another host of `faß.de`."""
+    if len(name) > 1000:
+        raise ValueError
+    mapped = idna.uts46_remap(name, std3_rules=False, transitional=False)
+    return ".".join(label if label.isascii() else idna.alabel(label).decode("ascii") for label in mapped.split("."))
 
 
 def _is_inet(host: str) -> bool:
@@ -137,6 +144,18 @@ def _is_public_v4(ip: ipaddress.IPv4Address) -> bool:
     return not any(ip in block for block in _NOT_PUBLIC_V4)
 
 
+# Mail, chat, file and other services, to which a request of ours would be a message that somebody else wrote.
+# Source: the Fetch standard, "bad port".
+_BAD_PORTS = frozenset(
+    {
+        1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110, 111,
+        113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548,
+        554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665,
+        6666, 6667, 6668, 6669, 6679, 6697, 10080,
+    }
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A checked place to connect to."""
@@ -155,13 +174,13 @@ class AddressBook:
     def __init__(self, connect_to: Mapping[str, str], allow_hosts: Sequence[str], lookup: Lookup | None = None) -> None:
         self._connect_to = [(pattern.lower(), split_host_port(place)) for pattern, place in connect_to.items()]
         self._allowed = {split_host_port(place) for place in allow_hosts}
-        self._lookup = lookup or system_lookup
+        self._names = Names(lookup or system_lookup)
 
     def endpoints(self, target: Target, timeout_s: float) -> list[Endpoint]:
         """Where to connect for `target`, best first. A name is resolved once; one refused address refuses the whole name.
 
         Raises:
-            FetchError: `refused_address`, `dns_failed` or `timeout`.
+            FetchError: `refused_address`, `refused_port`, `dns_failed` or `timeout`.
         """
         mapped = self._mapped(target)
         if mapped is not None:
@@ -169,6 +188,8 @@ class AddressBook:
         is_allowed = (target.host, target.port) in self._allowed
         if not is_allowed and (target.host == "localhost" or target.host.endswith((".localhost", ".local", ".internal"))):
             raise FetchError("refused_address")
+        if not is_allowed and target.port in _BAD_PORTS:
+            raise FetchError("refused_port")
         addresses = self._addresses(target.host, target.port, timeout_s)
         if not is_allowed and not all(is_public(address) for address in addresses):
             raise FetchError("refused_address")
@@ -185,7 +206,7 @@ class AddressBook:
             return [str(ipaddress.ip_address(host))]
         except ValueError:
             pass
-        return _within(timeout_s, lambda: self._lookup(host, port))
+        return self._names.addresses(host, port, timeout_s)
 
 
 def split_host_port(place: str) -> tuple[str, int]:
@@ -198,40 +219,3 @@ def split_host_port(place: str) -> tuple[str, int]:
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"expected host:port, found {place!r}; write for example `intranet.example:8080` or `[::1]:8080`")
     return host.strip("[]").lower(), int(port)
-
-
-def system_lookup(host: str, port: int) -> list[str]:
-    """The operating system's answer, in its order, without repetitions.
-
-    Raises:
-        FetchError: `dns_failed`; another attempt makes sense only where the resolver says so.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise FetchError("dns_failed", error.errno == socket.EAI_AGAIN) from None
-    except (OSError, UnicodeError):
-        raise FetchError("dns_failed") from None
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-def _within(timeout_s: float, ask: Callable[[], list[str]]) -> list[str]:
-    """`ask()` in a thread of its own: getaddrinfo knows no timeout, and a deadline that it may overrun is none."""
-    answer: list[list[str] | BaseException] = []
-
-    def work() -> None:
-        try:
-            answer.append(ask())
-        except BaseException as error:  # handed to the waiting thread
-            answer.append(error)
-
-    thread = threading.Thread(target=work, daemon=True, name="capfilt-lookup")
-    thread.start()
-    thread.join(max(0.0, timeout_s))
-    if not answer:
-        raise FetchError("timeout", may_get_better=True)
-    if isinstance(answer[0], BaseException):
-        raise answer[0]
-    if not answer[0]:
-        raise FetchError("dns_failed")
-    return answer[0]

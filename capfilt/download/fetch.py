@@ -3,26 +3,28 @@
 Gives an `Outcome` and never raises. Knows nothing of pictures or tables; may be called from any number of threads.
 """
 
+import contextlib
 import ssl
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin
 
-from capfilt.download.addresses import AddressBook, Lookup, Target, parse_url
-from capfilt.download.outcome import NONE_STATED, FetchError, OptedOut, Outcome
+from capfilt.download.addresses import AddressBook, Target, parse_url
+from capfilt.download.blocklists import Blocklists
+from capfilt.download.names import Lookup
+from capfilt.download.outcome import NONE_STATED, Blocked, FetchError, OptedOut, Outcome
 from capfilt.download.robots import (
     ALLOW_ALL,
     MAX_ROBOTS_BYTES,
+    RobotsCache,
     RobotsRules,
-    consent_of,
     parse_robots,
     product_token,
-    respected,
-    robots_tag_words,
 )
+from capfilt.download.stated import consent_of, respected, robots_tag_words
 from capfilt.download.transport import Answer, BodyWish, Head, Transport
 from capfilt.download.turns import Deadline, HostSlots
 
@@ -30,9 +32,7 @@ _BACK_OFF_S = 0.1  # doubled at each further attempt
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAY_GET_BETTER = frozenset({408, 425, 429, 500, 502, 503, 504})
 _ENCODINGS = frozenset({"gzip", "deflate", "br", "zstd", "compress"})
-_ROBOTS_HOSTS = 20_000
-_ROBOTS_RULES_S = 24 * 3600.0  # RFC 9309: no longer than a day
-_ROBOTS_FAILURE_S = 300.0
+_ROBOTS_REDIRECTS = 5  # RFC 9309, 2.3.1.2: at least so many, to other hosts too
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,28 @@ class FetchPolicy:
     max_redirects: int
     respect_robots_txt: bool
     respect_x_robots_tag: frozenset[str]
+    respect_tdm_reservation: bool
     user_agent: str
 
 
 class GuardedFetch:
     """Bytes of a URL within limits, with connections, slots and robots.txt shared by all calls."""
 
-    def __init__(self, policy: FetchPolicy, *, lookup: Lookup | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        policy: FetchPolicy,
+        blocklists: Blocklists | None = None,
+        *,
+        lookup: Lookup | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._policy = policy
+        self._blocklists = blocklists or Blocklists()
         self._agent = product_token(policy.user_agent)
         book = AddressBook(policy.connect_to, list(policy.allow_hosts), lookup)
         self._transport = Transport(book, user_agent=policy.user_agent, tls=tls)
         self._slots = HostSlots(policy.per_host)
-        self._robots = _RobotsCache(self._fetched_robots)
+        self._robots = RobotsCache(self._fetched_robots)
 
     def __call__(self, url: str | None) -> Outcome:
         """What came of `url`, within `deadline_s` plus the time spent waiting for a turn and for a host's robots.txt."""
@@ -68,6 +77,8 @@ class GuardedFetch:
             return self._fetched(url)
         except OptedOut as refusal:
             return Outcome("opted_out", refusal.consent, consent=refusal.consent)
+        except Blocked as block:
+            return Outcome("download_blocked", block.code)
         except FetchError as failure:
             return Outcome("download_failed", failure.code)
         except Exception as error:  # a bug must not cost the chunk its other rows; the class name makes it findable
@@ -87,28 +98,35 @@ class GuardedFetch:
             _refuse_encoding(head)
             return self._policy.max_bytes if head.status in (200, 203) else 0
 
-        answer = self._followed(target, deadline, wish, ask_robots=self._policy.respect_robots_txt)
+        answer = self._followed(
+            target, deadline, wish, redirects=self._policy.max_redirects, ask_robots=self._policy.respect_robots_txt
+        )
         if answer.body is None:
             raise FetchError(f"http_{answer.head.status}")
+        self._blocklists.check_picture(answer.body)
         return Outcome("ok", body=answer.body, consent=consent)
 
     def _consent(self, head: Head) -> str:
-        """What the header says, on redirects too; an error page speaks for no picture.
+        """What the headers say, on redirects too; an error page speaks for no picture.
 
         Raises:
-            OptedOut: Where it says a word that the policy respects.
+            OptedOut: Where they say something that the policy respects.
         """
         if not 200 <= head.status < 400:
             return NONE_STATED
         words = robots_tag_words(head.headers.get_all("X-Robots-Tag", []), self._agent)
+        is_reserved = (head.headers.get("TDM-Reservation") or "").strip() == "1"
         hits = respected(words, self._policy.respect_x_robots_tag)
-        if hits:
-            raise OptedOut(consent_of(hits))
-        return consent_of(words)
+        if hits or (is_reserved and self._policy.respect_tdm_reservation):
+            raise OptedOut(consent_of(hits, is_reserved and self._policy.respect_tdm_reservation))
+        return consent_of(words, is_reserved)
 
-    def _followed(self, target: Target, deadline: Deadline, wish: BodyWish, *, ask_robots: bool, cut: bool = False) -> Answer:
+    def _followed(
+        self, target: Target, deadline: Deadline, wish: BodyWish, *, redirects: int, ask_robots: bool, cut: bool = False
+    ) -> Answer:
         retries = Retries(self._policy.retries)
-        for _ in range(self._policy.max_redirects + 1):
+        for _ in range(redirects + 1):
+            self._blocklists.check_target(target)
             if ask_robots:
                 with deadline.paused():
                     rules = self._robots.rules(target)
@@ -118,11 +136,7 @@ class GuardedFetch:
             location = answer.head.headers.get("Location")
             if answer.head.status not in _REDIRECTS or not location:
                 return answer
-            try:
-                location = urljoin(target.url, location)
-            except ValueError:
-                raise FetchError("bad_url") from None
-            target = parse_url(location)
+            target = _redirected(target, location)
         raise FetchError("too_many_redirects")
 
     def _tried(self, target: Target, deadline: Deadline, wish: BodyWish, retries: "Retries", cut: bool) -> Answer:
@@ -134,7 +148,7 @@ class GuardedFetch:
                 if answer.head.status not in _MAY_GET_BETTER:
                     return answer
                 failure = FetchError(f"http_{answer.head.status}", may_get_better=True)
-                failure.retry_after_s = _seconds(answer.head.headers.get("Retry-After"))
+                failure.retry_after_s = _seconds(answer.head.headers.get("Retry-After"), answer.head.headers.get("Date"))
             except FetchError as error:
                 failure = error
             if not failure.may_get_better or not retries.take(failure, deadline):
@@ -148,8 +162,13 @@ class GuardedFetch:
             return MAX_ROBOTS_BYTES if head.status == 200 else 0
 
         robots = Target(target.scheme, target.host, target.port, "/robots.txt")
+        redirects = max(_ROBOTS_REDIRECTS, self._policy.max_redirects)
         try:
-            answer = self._followed(robots, Deadline(self._policy.deadline_s), wish, ask_robots=False, cut=True)
+            answer = self._followed(
+                robots, Deadline(self._policy.deadline_s), wish, redirects=redirects, ask_robots=False, cut=True
+            )
+        except Blocked:
+            raise FetchError("robots_txt_unavailable") from None
         except FetchError as failure:
             if failure.code == "too_many_redirects":
                 return ALLOW_ALL  # 2.3.1.2: may be taken as unavailable
@@ -185,40 +204,15 @@ class Retries:
         return True
 
 
-class _RobotsCache:
-    """Rules per host, asked for once while others wait; failures are remembered for a short time only."""
-
-    def __init__(self, fetch: Callable[[Target], RobotsRules]) -> None:
-        self._fetch = fetch
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[tuple[str, str, int], _Entry] = OrderedDict()
-
-    def rules(self, target: Target) -> RobotsRules:
-        key = (target.scheme, target.host, target.port)
-        with self._lock:
-            entry = self._entries.setdefault(key, _Entry())
-            self._entries.move_to_end(key)
-            if len(self._entries) > _ROBOTS_HOSTS:
-                self._entries.popitem(last=False)
-        with entry.lock:
-            if time.monotonic() >= entry.expires:
-                try:
-                    entry.found = self._fetch(target)
-                    entry.expires = time.monotonic() + _ROBOTS_RULES_S
-                except FetchError as failure:
-                    entry.found = failure.code
-                    entry.expires = time.monotonic() + _ROBOTS_FAILURE_S
-            found = entry.found
-        if isinstance(found, str):
-            raise FetchError(found)
-        return found
-
-
-class _Entry:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.expires = float("-inf")
-        self.found: RobotsRules | str = ALLOW_ALL
+def _redirected(target: Target, location: str) -> Target:
+    """Where a Location header leads. http.client reads headers as Latin-1; hosts write UTF-8 where they write other letters."""
+    with contextlib.suppress(UnicodeError):
+        location = location.encode("latin-1").decode("utf-8")
+    try:
+        location = urljoin(target.url, location.strip())
+    except ValueError:
+        raise FetchError("bad_url") from None
+    return parse_url(location)
 
 
 def _refuse_encoding(head: Head) -> None:
@@ -228,7 +222,14 @@ def _refuse_encoding(head: Head) -> None:
         raise FetchError(f"content_encoding:{encoding if encoding in _ENCODINGS else 'other'}")
 
 
-def _seconds(value: str | None) -> float | None:
-    """A Retry-After in seconds; its date form is not worth a clock comparison within a deadline of seconds."""
+def _seconds(value: str | None, date: str | None) -> float | None:
+    """A Retry-After in seconds, in either of its forms; a moment counts from the host's own `date`, else from our clock."""
     value = (value or "").strip()
-    return float(value) if value.isascii() and value.isdigit() and len(value) < 7 else None
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        moment = parsedate_to_datetime(value)
+        now = parsedate_to_datetime(date) if date else datetime.now(UTC)
+        return max(0.0, (moment - now).total_seconds())
+    except (TypeError, ValueError, OverflowError):
+        return None

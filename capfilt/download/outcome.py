@@ -2,20 +2,22 @@
 
 Holds no clock time, address, port or attempt count: two runs that met the same web write the same outcomes.
 
-    download_failed   bad_url · refused_address · dns_failed · connection_failed · tls_error · timeout · bad_response ·
-                      header_too_large · too_large · truncated · content_encoding:NAME · http_NNN · too_many_redirects ·
-                      robots_txt_unavailable · internal_error:CLASS
-    opted_out         robots_txt:disallow · x_robots_tag:WORDS
-    image_invalid     the codes of capfilt/images.py
+    download_failed    bad_url · refused_address · refused_port · dns_failed · connection_failed · tls_error · timeout ·
+                       bad_response · header_too_large · too_large · truncated · content_encoding:NAME · http_NNN ·
+                       too_many_redirects · robots_txt_unavailable · internal_error:CLASS
+    download_blocked   blocklist:domain · blocklist:url · blocklist:sha256
+    opted_out          robots_txt:disallow · tdm_reservation · x_robots_tag:WORDS
+    image_invalid      the codes of capfilt/images
 
-`consent`: `none_stated`; `robots_txt:disallow`; `x_robots_tag:WORDS`, the restricting words in alphabet, joined by `+`, also
-where they are not among the respected ones; null where no host answered for the picture.
+`consent`: `none_stated`; `robots_txt:disallow`; `tdm_reservation`; `x_robots_tag:WORDS`, the restricting words in alphabet,
+joined by `+`; `tdm_reservation;x_robots_tag:WORDS` for both. What was stated stands there whether it is respected or not; null
+where no host answered for the picture.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-FetchStatus = Literal["ok", "download_failed", "opted_out"]
+FetchStatus = Literal["ok", "download_failed", "download_blocked", "opted_out"]
 
 NONE_STATED = "none_stated"
 
@@ -46,3 +48,11 @@ class OptedOut(Exception):
     def __init__(self, consent: str) -> None:
         super().__init__(consent)
         self.consent = consent
+
+
+class Blocked(Exception):
+    """The operator does not want this address or picture; `code` says which list holds it."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code

@@ -1,19 +1,24 @@
-"""What hosts say about crawling: robots.txt rules (RFC 9309) and the X-Robots-Tag header.
+"""What hosts say about crawling in their robots.txt (RFC 9309): its rules for us, and a bounded memory of them.
 
-Parses and decides; fetches nothing. `urllib.robotparser` is not used: it takes the first rule instead of the longest and knows no
-`*` and `$`, so it would overlook `Disallow: /*.jpg$`, the way in which hosts keep pictures back.
+Parses, decides and remembers; fetches nothing. `urllib.robotparser` is not used: it takes the first rule instead of the longest
+and knows no `*` and `$`, so it would overlook `Disallow: /*.jpg$`, the way in which hosts keep pictures back.
 """
 
 import re
-from collections.abc import Iterable
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from capfilt.download.outcome import NONE_STATED
+from capfilt.download.addresses import Target
+from capfilt.download.outcome import FetchError
 
 MAX_ROBOTS_BYTES = 512_000  # RFC 9309 asks for at least 500 KiB; the rest is not read
-_VALUE_WORDS = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
-_HARMLESS = frozenset({"all", "index", "follow", "archive", "max-snippet", "max-image-preview", "max-video-preview"})
-_AGENT = re.compile(r"(\*|[a-z_-][a-z0-9_.-]*)\Z")
+_HOSTS = 20_000
+_RULES_BYTES = 64_000_000  # of all remembered rules together; most hosts need some hundred
+_RULES_S = 24 * 3600.0  # RFC 9309: no longer than a day
+_FAILURE_S = 300.0
 
 
 def product_token(user_agent: str) -> str:
@@ -35,6 +40,11 @@ class RobotsRules:
         path = _normal(path)
         best = max(((len(pattern), allowed) for allowed, pattern in self.rules if _matches(pattern, path)), default=(0, True))
         return best[1]
+
+    @property
+    def size(self) -> int:
+        """About how many bytes they take in memory."""
+        return sum(len(pattern) + 160 for _, pattern in self.rules) + 400
 
 
 ALLOW_ALL = RobotsRules()
@@ -97,35 +107,66 @@ def _matches(pattern: str, path: str) -> bool:
     return path.find(last, at) >= 0
 
 
-def robots_tag_words(values: Iterable[str], agent: str) -> frozenset[str]:
-    """The words of all X-Robots-Tag headers that are for everybody or for `agent`; `none` stays `none`.
+class RobotsCache:
+    """Rules per host, asked for once while others wait; failures are remembered for a short time only.
 
-    A header may open with an agent (`otherbot: noai, noindex`), which then holds up to the next one named in it.
+    The hosts longest out of use are forgotten: there are never more than `hosts`, and their rules take at most `limit` bytes.
     """
-    words: set[str] = set()
-    for value in values:
-        is_ours = True
-        for part in value.lower().split(","):
-            word = part.strip()
-            name, colon, rest = (piece.strip() for piece in word.partition(":"))
-            if colon and name in _VALUE_WORDS:
-                word = name
-            elif colon and _AGENT.match(name):
-                is_ours = name in ("*", agent)
-                word = rest.partition(":")[0].strip()
-            if is_ours and re.match(r"[a-z][a-z0-9_-]{0,40}\Z", word):
-                words.add(word)
-    return frozenset(words)
+
+    def __init__(self, fetch: Callable[[Target], RobotsRules], *, hosts: int = _HOSTS, limit: int = _RULES_BYTES) -> None:
+        self._fetch = fetch
+        self._hosts, self._limit = hosts, limit
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[tuple[str, str, int], _Entry] = OrderedDict()
+        self._size = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the rules that are remembered."""
+        return self._size
+
+    def rules(self, target: Target) -> RobotsRules:
+        """The rules of the target's host.
+
+        Raises:
+            FetchError: With the code for which they could not be had.
+        """
+        key = (target.scheme, target.host, target.port)
+        with self._lock:
+            entry = self._entries.setdefault(key, _Entry())
+            self._entries.move_to_end(key)
+        with entry.lock:
+            if time.monotonic() >= entry.expires:
+                self._ask(entry, target)
+                self._weigh(key, entry)
+            found = entry.found
+        if isinstance(found, str):
+            raise FetchError(found)
+        return found
+
+    def _ask(self, entry: "_Entry", target: Target) -> None:
+        try:
+            entry.found = self._fetch(target)
+            entry.expires = time.monotonic() + _RULES_S
+        except FetchError as failure:
+            entry.found = failure.code
+            entry.expires = time.monotonic() + _FAILURE_S
+
+    def _weigh(self, key: tuple[str, str, int], entry: "_Entry") -> None:
+        size = 400 if isinstance(entry.found, str) else entry.found.size
+        with self._lock:
+            if self._entries.get(key) is not entry:
+                return  # forgotten while its host was asked
+            self._size += size - entry.size
+            entry.size = size
+            while len(self._entries) > 1 and (self._size > self._limit or len(self._entries) > self._hosts):
+                _, oldest = self._entries.popitem(last=False)
+                self._size -= oldest.size
 
 
-def consent_of(words: frozenset[str]) -> str:
-    """What the pool's `consent` column holds for these words."""
-    restricting = sorted(words - _HARMLESS)[:8]
-    return "x_robots_tag:" + "+".join(restricting) if restricting else NONE_STATED
-
-
-def respected(words: frozenset[str], respect: frozenset[str]) -> frozenset[str]:
-    """The words that opt out, of those in `respect`. `none` says `noindex, nofollow`."""
-    meant = words | ({"noindex", "nofollow"} if "none" in words else set())
-    hits = meant & respect
-    return frozenset({"none"}) if hits and not (words & respect) else frozenset(hits & words)
+class _Entry:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.expires = float("-inf")
+        self.size = 0
+        self.found: RobotsRules | str = ALLOW_ALL

@@ -77,7 +77,7 @@ class _Connection:
 
     def makefile(self, mode: str) -> io.BufferedReader:
         assert self.wire is not None
-        return io.BufferedReader(self.wire, 16_384)
+        return io.BufferedReader(self.wire, 65_536)
 
     def is_usable(self) -> bool:
         """An idle connection with something to read was closed by the host, or holds bytes that nobody asked for."""
@@ -94,7 +94,8 @@ class Transport:
 
     def __init__(self, book: AddressBook, *, user_agent: str, tls: ssl.SSLContext | None = None) -> None:
         self._book = book
-        self._user_agent = " ".join(user_agent.split())  # no line break can enter a header
+        # No line break, nor any other control, can enter a header.
+        self._user_agent = "".join(letter for letter in " ".join(user_agent.split()) if letter.isprintable())
         self._tls = tls or ssl.create_default_context()
         self._lock = threading.Lock()
         self._idle: OrderedDict[tuple[str, str, int], list[_Connection]] = OrderedDict()

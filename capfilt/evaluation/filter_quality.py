@@ -15,27 +15,30 @@ from capfilt.evaluation.truth import Truth, read_rows
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Metrics = dict[str, Any]
+_SYNTHETIC_JUDGED = ("true_before", "true_after", "precision", "recall", "roc_auc", "false_count", "false_rejected")
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One scored text with its truth."""
+    """One scored text with its truth; None: nobody knows (a synthetic text about a real picture)."""
 
     origin: str
     noise_kind: str
     itm: float
-    is_true: bool
+    is_true: bool | None
 
 
 def filter_quality(
     candidates: Sequence[str], truth: Mapping[str, Truth], *, min_itm: float, scored_by: str, selection: str | None = None
 ) -> Metrics:
-    """Metrics of the texts that were scored and whose url the truth knows; a text is kept where itm >= `min_itm`.
+    """Metrics of the texts that were scored and whose row the truth knows; a text is kept where itm >= `min_itm`.
+
+    A row is known by its url or its uid. What needs a truth that nobody knows is None.
 
     The noise ratio is the share of texts that the filter rejects (BLIP Table 4). With `selection`, also how many texts of
     the finished data set are true.
     """
-    rows = [row for path in candidates for row in read_rows(path, ("row_id", "url", "captions"))]
+    rows = [row for path in candidates for row in read_rows(path, ("row_id", "uid", "url", "captions"))]
     judged = list(_judged(rows, truth))
     web = [text for text in judged if text.origin == "web"]
     synthetic = [text for text in judged if text.origin == "synthetic"]
@@ -70,7 +73,7 @@ def precision_recall(is_kept: BoolArray, is_true: BoolArray) -> tuple[float | No
 
 def _judged(rows: Iterable[dict[str, Any]], truth: Mapping[str, Truth]) -> Iterable[Judged]:
     for row in rows:
-        known = truth.get(row["url"])
+        known = _known(row, truth)
         if known is None:
             continue
         for caption in row["captions"] or []:
@@ -79,12 +82,16 @@ def _judged(rows: Iterable[dict[str, Any]], truth: Mapping[str, Truth]) -> Itera
                 yield Judged(caption["origin"], known.noise_kind, itm, _is_true(caption, known))
 
 
-def _is_true(caption: dict[str, Any], known: Truth) -> bool:
+def _known(row: Mapping[str, Any], truth: Mapping[str, Truth]) -> Truth | None:
+    return truth.get(row["url"]) or truth.get(row["uid"])
+
+
+def _is_true(caption: dict[str, Any], known: Truth) -> bool | None:
     return known.text_is_true if caption["origin"] == "web" else known.is_true(caption["text"])
 
 
 def _arrays(texts: Sequence[Judged], min_itm: float) -> tuple[Float64Array, BoolArray, BoolArray]:
-    """Scores, kept, true."""
+    """Scores, kept, true (False where nobody knows)."""
     scores = np.array([text.itm for text in texts], dtype=np.float64)
     # float32, as in the table and in `select`: 0.7 there is not 0.7 here.
     is_kept = scores.astype(np.float32) >= np.float32(min_itm)
@@ -124,10 +131,12 @@ def _web(texts: Sequence[Judged], min_itm: float) -> Metrics:
 
 def _synthetic(texts: Sequence[Judged], min_itm: float) -> Metrics:
     scores, is_kept, is_true = _arrays(texts, min_itm)
+    counts = {"count": len(texts), "kept": int(is_kept.sum())}
+    if any(text.is_true is None for text in texts):
+        return counts | dict.fromkeys(_SYNTHETIC_JUDGED)
     precision, recall = precision_recall(is_kept, is_true)
     return {
-        "count": len(texts),
-        "kept": int(is_kept.sum()),
+        **counts,
         "true_before": float(is_true.mean()) if texts else None,
         "true_after": precision,
         "precision": precision,
@@ -141,9 +150,9 @@ def _synthetic(texts: Sequence[Judged], min_itm: float) -> Metrics:
 def _dataset(rows: Iterable[dict[str, Any]], truth: Mapping[str, Truth], selection: str) -> Metrics:
     """Texts of the data set, by origin: how many, and how many of them true."""
     kept_of = {row["row_id"]: row["kept"] for row in read_rows(selection, ("row_id", "kept"))}
-    counts: dict[str, list[bool]] = {"web": [], "synthetic": []}
+    counts: dict[str, list[bool | None]] = {"web": [], "synthetic": []}
     for row in rows:
-        known = truth.get(row["url"])
+        known = _known(row, truth)
         kept = kept_of.get(row["row_id"]) or []
         if known is None:
             continue
@@ -155,5 +164,8 @@ def _dataset(rows: Iterable[dict[str, Any]], truth: Mapping[str, Truth], selecti
     return {**found, "all": _share(everything)}
 
 
-def _share(values: Sequence[bool]) -> Metrics:
-    return {"count": len(values), "true": sum(values), "true_share": sum(values) / len(values) if values else None}
+def _share(values: Sequence[bool | None]) -> Metrics:
+    judged = [value for value in values if value is not None]
+    if len(judged) < len(values):
+        return {"count": len(values), "true": None, "true_share": None}
+    return {"count": len(values), "true": sum(judged), "true_share": sum(judged) / len(judged) if judged else None}

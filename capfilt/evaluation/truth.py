@@ -1,4 +1,7 @@
-"""The truth about a small web, and the held-out pairs, as read from their files.
+"""The truth about a pool's texts, and the held-out pairs, as read from their files.
+
+A small web knows what each picture shows (`scene`), so every text about it can be judged. Of real pictures somebody knows only
+which web texts are right: a synthetic text then has no truth.
 
 Knows nothing of models or scores.
 """
@@ -15,6 +18,8 @@ from capfilt.errors import InputError
 from capfilt.miniweb.language import is_true, states_whole_scene
 from capfilt.miniweb.world import Scene
 
+TRUTH_NAMES = ("url", "uid", "key")
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -22,19 +27,19 @@ class Truth:
 
     text_is_true: bool
     noise_kind: str
-    scene_json: str
+    scene_json: str | None
 
     @cached_property
-    def scene(self) -> Scene:
-        return Scene.from_json(self.scene_json)
+    def scene(self) -> Scene | None:
+        return None if self.scene_json is None else Scene.from_json(self.scene_json)
 
-    def is_true(self, text: str) -> bool:
-        """True where everything that the text states holds."""
-        return is_true(text, self.scene)
+    def is_true(self, text: str) -> bool | None:
+        """True where everything that the text states holds; None where the scene is not known."""
+        return None if self.scene is None else is_true(text, self.scene)
 
-    def is_whole(self, text: str) -> bool:
-        """True where the text is true and leaves nothing out."""
-        return states_whole_scene(text, self.scene)
+    def is_whole(self, text: str) -> bool | None:
+        """True where the text is true and leaves nothing out; None where the scene is not known."""
+        return None if self.scene is None else states_whole_scene(text, self.scene)
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,26 @@ def read_heldout(path: str) -> Heldout:
 
 
 def read_truth(path: str) -> dict[str, Truth]:
-    """Truth by url (web rows) and by key (held-out rows). The first of equal urls counts."""
+    """Truth by each name that a row has: url or uid (web rows), key (held-out rows). The first of equal names counts.
+
+    The columns `url`, `uid`, `key` and `scene` may be missing.
+
+    Raises:
+        InputError: If the file is missing, lacks text_is_true or noise_kind, or a row has no name.
+    """
     found: dict[str, Truth] = {}
-    for row in read_rows(path, ("url", "key", "text_is_true", "noise_kind", "scene")):
-        name = row["url"] if row["url"] is not None else row["key"]
-        found.setdefault(name, Truth(bool(row["text_is_true"]), row["noise_kind"], row["scene"]))
+    for number, row in enumerate(read_rows(path, ("text_is_true", "noise_kind"), optional=(*TRUTH_NAMES, "scene"))):
+        names = [row[name] for name in TRUTH_NAMES if row.get(name) is not None]
+        if not names:
+            raise InputError(f"{path}: expected a url, uid or key in every row, found none in row {number}; name that row's pair")
+        known = Truth(bool(row["text_is_true"]), row["noise_kind"], row.get("scene"))
+        for name in names:
+            found.setdefault(name, known)
     return found
 
 
-def read_rows(path: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Rows with these columns.
+def read_rows(path: str, columns: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Rows with these columns, and those of `optional` that the file has.
 
     Raises:
         InputError: If the file is missing, no Parquet, or lacks a column.
@@ -82,5 +97,6 @@ def read_rows(path: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     lacking = sorted(set(columns) - set(table.schema_arrow.names))
     if lacking:
         raise InputError(f"{path}: expected the columns {', '.join(columns)}, found no {', '.join(lacking)}; name another file")
-    rows: list[dict[str, Any]] = table.read(columns=list(columns)).to_pylist()
+    there = [name for name in (*columns, *optional) if name in table.schema_arrow.names]
+    rows: list[dict[str, Any]] = table.read(columns=there).to_pylist()
     return rows

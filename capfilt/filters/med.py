@@ -10,6 +10,7 @@ from torch import Tensor
 
 from capfilt.filters.base import Float32Array, Scores, empty_embedding
 from capfilt.modeling.inference import Inference
+from capfilt.modeling.memory import in_batches
 
 LENGTH_STEP = 8
 """Texts are padded to multiples of this many tokens, so that few shapes occur and a neighbour's length changes nothing."""
@@ -19,6 +20,7 @@ class MedFilter:
     """All texts of an image share its encoding and its cross-attention keys and values."""
 
     def __init__(self, network: Inference) -> None:
+        network.require("filter")
         self.name = network.name
         self.dim = network.architecture.embed_dim
         self._network = network
@@ -31,12 +33,15 @@ class MedFilter:
         itm: list[list[float]] = []
         itc: list[list[float]] = []
         vectors: list[Float32Array] = [empty_embedding(self.dim)]
-        for here, image_embeds_BND in self._network.encode(images):
-            asked = [list(texts[i]) for i in here]
-            matching, cosine, image_BE = self._score_batch(image_embeds_BND, asked)
+
+        def one_batch(here: range, image_embeds_BND: Tensor) -> tuple[list[list[float]], list[list[float]], Float32Array]:
+            matching, cosine, image_BE = self._score_batch(image_embeds_BND, [list(texts[i]) for i in here])
+            return matching, cosine, image_BE[: len(here)].cpu().numpy()
+
+        for matching, cosine, image_vectors in self._network.each_batch(images, one_batch):
             itm.extend(matching)
             itc.extend(cosine)
-            vectors.append(image_BE[: len(here)].cpu().numpy())
+            vectors.append(image_vectors)
         return Scores(itm, itc, np.concatenate(vectors))
 
     @torch.inference_mode()
@@ -47,7 +52,7 @@ class MedFilter:
         image_BE = model.image_features(image_embeds_BND).float()
         itm = [[0.0] * len(own) for own in texts]
         itc = [[0.0] * len(own) for own in texts]
-        for at, ids_RT, mask_RT in self._text_batches(texts):
+        for at, ids_RT, mask_RT in self._text_batches(texts, len(image_embeds_BND)):
             image_of_text_R = torch.tensor([i for i, _ in at], device=self._network.device)
             logits_R2 = model.itm_logits(ids_RT, mask_RT, image_embeds_BND, image_of_text_R).float()
             match_R = logits_R2.softmax(-1)[:, 1].tolist()
@@ -57,8 +62,8 @@ class MedFilter:
                 itm[i][j], itc[i][j] = p, c
         return itm, itc, image_BE
 
-    def _text_batches(self, texts: list[list[str]]) -> list[tuple[list[tuple[int, int]], Tensor, Tensor]]:
-        """Texts by length bucket, in batches of `batch_size` rows; the padding rows repeat the last one."""
+    def _text_batches(self, texts: list[list[str]], size: int) -> list[tuple[list[tuple[int, int]], Tensor, Tensor]]:
+        """Texts by length bucket, in batches of `size` rows; the padding rows repeat the last one."""
         flat = [(i, j) for i, own in enumerate(texts) for j in range(len(own))]
         if not flat:
             return []
@@ -71,9 +76,9 @@ class MedFilter:
             buckets.setdefault(width, []).append(row)
         batches = []
         for width, rows in sorted(buckets.items()):
-            for start in range(0, len(rows), network.batch_size):
-                chosen = rows[start : start + network.batch_size]
-                padded = np.array(chosen + [chosen[-1]] * (network.batch_size - len(chosen)))
+            for start in range(0, len(rows), size):
+                chosen = rows[start : start + size]
+                padded = np.array(chosen + [chosen[-1]] * (size - len(chosen)))
                 ids_RT = np.full((len(padded), width), network.architecture.text.pad_id, dtype=np.int64)
                 mask_RT = np.zeros((len(padded), width), dtype=np.int64)
                 kept = min(width, ids.shape[1])
@@ -84,18 +89,24 @@ class MedFilter:
 
     def embed_images(self, images: Sequence[Image]) -> Float32Array:
         """Unit-norm image features, float32 [n, dim]."""
-        parts = [empty_embedding(self.dim)]
-        with torch.inference_mode():
-            for here, image_embeds_BND in self._network.encode(images):
-                parts.append(self._network.model.image_features(image_embeds_BND).float()[: len(here)].cpu().numpy())
-        return np.concatenate(parts)
+
+        @torch.inference_mode()
+        def one_batch(here: range, image_embeds_BND: Tensor) -> Float32Array:
+            features: Float32Array = self._network.model.image_features(image_embeds_BND).float()[: len(here)].cpu().numpy()
+            return features
+
+        return np.concatenate([empty_embedding(self.dim), *self._network.each_batch(images, one_batch)])
 
     def embed_texts(self, texts: Sequence[str]) -> Float32Array:
         """Unit-norm text features, float32 [n, dim]."""
-        found = np.zeros((len(texts), self.dim), dtype=np.float32)
-        with torch.inference_mode():
-            for at, ids_RT, mask_RT in self._text_batches([[text] for text in texts]):
+
+        @torch.inference_mode()
+        def one_batch(here: range, size: int) -> Float32Array:
+            found = np.zeros((len(here), self.dim), dtype=np.float32)
+            for at, ids_RT, mask_RT in self._text_batches([[text] for text in texts[here.start : here.stop]], size):
                 features = self._network.model.text_features(ids_RT, mask_RT).float().cpu().numpy()
                 for (i, _), vector in zip(at, features, strict=True):
                     found[i] = vector
-        return found
+            return found
+
+        return np.concatenate([empty_embedding(self.dim), *in_batches(len(texts), self._network.batch_size, one_batch)])

@@ -2,24 +2,27 @@
 
 Captioner and filter stand on it; knows nothing of tables, seeds or thresholds.
 
-Axes at the end of tensor names: B images (always `batch_size`, the last batch padded), N image tokens, D width.
+Axes at the end of tensor names: B images (`batch_size`, the last batch padded; halved where the GPU's memory does not suffice),
+N image tokens, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from capfilt.config.architecture import Architecture
-from capfilt.errors import ConfigError
-from capfilt.modeling.med import MED
+from capfilt.config.architecture import Architecture, Role
+from capfilt.errors import CheckpointError, ConfigError
+from capfilt.modeling.med import MED, missing_role
+from capfilt.modeling.memory import in_batches
 from capfilt.modeling.preprocess import normalise, to_uint8
 from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.modeling.weights import load_model
 
+Made = TypeVar("Made")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -51,8 +54,17 @@ class Inference:
         self.model = model.eval().requires_grad_(False).to(self.device, self.dtype)
 
     @classmethod
-    def load(cls, folder: str, *, batch_size: int, dtype: Literal["float32", "bfloat16"], device: str) -> "Inference":
-        loaded = load_model(folder)
+    def load(
+        cls,
+        folder: str,
+        *,
+        batch_size: int,
+        dtype: Literal["float32", "bfloat16"],
+        device: str,
+        vocabulary: str | Path | None = None,
+    ) -> "Inference":
+        """`folder`, `vocabulary`: whatever `modeling.weights.load_model` takes."""
+        loaded = load_model(folder, vocabulary=vocabulary)
         return cls(
             model_name(folder),
             loaded.model,
@@ -63,20 +75,30 @@ class Inference:
             device=device,
         )
 
-    @torch.inference_mode()
-    def encode(self, images: Sequence[Image]) -> Iterator[tuple[range, Tensor]]:
-        """Image embeddings [B, N, D] batch by batch, with the positions of its true images.
+    def each_batch(self, images: Sequence[Image], work: Callable[[range, Tensor], Made]) -> Iterator[Made]:
+        """`work(here, image_embeds_BND)` batch by batch; `here` are the positions of the batch's true images.
 
-        The last batch is padded with its own last image: a sum's last bit depends on the batch's size, never on its content.
+        The last batch is padded with its own last image: a sum's last bit depends on the batch's size, never on its content. All
+        that a batch needs on the GPU belongs into `work`, which is called again with half the images where memory ran out.
         """
-        for start in range(0, len(images), self.batch_size):
-            here = range(start, min(start + self.batch_size, len(images)))
-            pixels_BCHW = to_uint8(images[here.start : here.stop], self.architecture.image.size)
-            missing = self.batch_size - len(here)
-            if missing:
-                pixels_BCHW = torch.cat([pixels_BCHW, pixels_BCHW[-1:].expand(missing, -1, -1, -1)])
-            pixels_BCHW = normalise(pixels_BCHW.to(self.device, non_blocking=True), self.architecture)
-            yield here, self.model.encode_image(pixels_BCHW.to(self.dtype))
+        return in_batches(
+            len(images), self.batch_size, lambda here, size: work(here, self._encode(images[here.start : here.stop], size))
+        )
+
+    @torch.inference_mode()
+    def _encode(self, images: Sequence[Image], size: int) -> Tensor:
+        pixels_BCHW = to_uint8(images, self.architecture.image.size)
+        missing = size - len(images)
+        if missing:
+            pixels_BCHW = torch.cat([pixels_BCHW, pixels_BCHW[-1:].expand(missing, -1, -1, -1)])
+        pixels_BCHW = normalise(pixels_BCHW.to(self.device, non_blocking=True), self.architecture)
+        image_embeds_BND: Tensor = self.model.encode_image(pixels_BCHW.to(self.dtype))
+        return image_embeds_BND
+
+    def require(self, role: Role) -> None:
+        """Raises: CheckpointError: If the weights cannot do it."""
+        if role not in self.architecture.roles:
+            raise CheckpointError(missing_role(self.name, role))
 
 
 def model_name(folder: str) -> str:
@@ -84,4 +106,4 @@ def model_name(folder: str) -> str:
     parts = Path(folder).parts
     if len(parts) >= 3 and parts[-2] == "models":
         return f"{parts[-3]}/{parts[-1]}"
-    return parts[-1] if parts else folder
+    return parts[-1].removesuffix(".pth") if parts else folder

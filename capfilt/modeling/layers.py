@@ -6,16 +6,40 @@ Axes at the end of tensor names: B batch, T query positions, S key positions, W 
 """
 
 import math
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from capfilt.config.architecture import Activation
+
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, both [B, H, S, D]."""
 
 
-def attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, bias: Tensor | None = None, *, causal: bool = False) -> Tensor:
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """The nonlinearity by name."""
+    match activation:
+        case "gelu":
+            return F.gelu(x)
+        case "gelu_tanh":
+            return F.gelu(x, approximate="tanh")
+        case "quick_gelu":
+            return x * torch.sigmoid(1.702 * x)
+        case _:
+            assert_never(activation)
+
+
+def attend(
+    q_BHTD: Tensor,
+    k_BHSD: Tensor,
+    v_BHSD: Tensor,
+    bias: Tensor | None = None,
+    *,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> Tensor:
     """Softmax attention, [B, H, T, D]. `bias` is added to the scores before the softmax; `causal` only without `bias`.
 
     One query on a CPU goes through plain products: torch's fused kernel repacks keys and values at every call there, which
@@ -25,8 +49,8 @@ def attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, bias: Tensor | None =
         scores = torch.matmul(q_BHTD * (1 / math.sqrt(q_BHTD.shape[-1])), k_BHSD.transpose(-1, -2))
         if bias is not None:
             scores = scores + bias
-        return torch.matmul(scores.softmax(-1), v_BHSD)
-    return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=bias, is_causal=causal)
+        return torch.matmul(F.dropout(scores.softmax(-1), dropout) if dropout else scores.softmax(-1), v_BHSD)
+    return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=bias, is_causal=causal, dropout_p=dropout)
 
 
 def split_heads(x_BTW: Tensor, heads: int) -> Tensor:
@@ -46,11 +70,12 @@ def join_heads(x_BHTD: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention; queries, keys and values come from one product."""
+    """Multi-head self-attention; queries, keys and values come from one product. `dropout` of its weights, in training."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
+        self.dropout = dropout
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
@@ -70,16 +95,18 @@ class SelfAttention(nn.Module):
             k, v = split_parts(kv, 2, self.heads)
         else:
             q, k, v = self.project(x_BTW)
-        out_BTW: Tensor = self.out(join_heads(attend(q, k, v, bias, causal=causal)))
+        mixed = attend(q, k, v, bias, causal=causal, dropout=self.dropout if self.training else 0.0)
+        out_BTW: Tensor = self.out(join_heads(mixed))
         return out_BTW
 
 
 class CrossAttention(nn.Module):
     """Attention from texts to images, the keys and values of an image made once however many texts look at it."""
 
-    def __init__(self, width: int, image_width: int, heads: int) -> None:
+    def __init__(self, width: int, image_width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
+        self.dropout = dropout
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(image_width, 2 * width)
         self.out = nn.Linear(width, width)
@@ -92,20 +119,22 @@ class CrossAttention(nn.Module):
         """[R, T, W]. R is a multiple of the images' B, rows image by image; rows of one image share its keys unrepeated."""
         rows, length, width = x_RTW.shape
         q_BHTD = split_heads(self.q(x_RTW).view(image[0].shape[0], -1, width), self.heads)
-        out_RTW: Tensor = self.out(join_heads(attend(q_BHTD, *image)).view(rows, length, width))
+        mixed = attend(q_BHTD, *image, dropout=self.dropout if self.training else 0.0)
+        out_RTW: Tensor = self.out(join_heads(mixed).view(rows, length, width))
         return out_RTW
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with an exact (erf) GELU between them."""
+    """Two linear maps with an activation between them."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, activation: Activation = "gelu") -> None:
         super().__init__()
+        self.activation: Activation = activation
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width)
 
     def forward(self, x_BTW: Tensor) -> Tensor:
-        out_BTW: Tensor = self.down(F.gelu(self.up(x_BTW)))
+        out_BTW: Tensor = self.down(activate(self.up(x_BTW), self.activation))
         return out_BTW
 
 

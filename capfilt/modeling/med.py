@@ -1,29 +1,50 @@
 """MED, BLIP's multimodal mixture of encoder-decoder: one image encoder, one text network in three roles (BLIP section 3.1).
 
-Gives features, matching logits, next-token logits and captions; knows nothing of training, tokenising or files.
+Gives features, matching logits, next-token logits, captions and, on request, the losses it is trained with; knows nothing of
+optimisers, tokenising or files. Published weights: `MED.from_original`, `capfilt.modeling.weights.load_model`.
 
 Axes at the end of tensor names: B images, R texts (rows), N image tokens, D image width, T text tokens, W text width,
 E common space, V vocabulary, C channels, H and W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capfilt.config.architecture import MedArchitecture
+from capfilt.config.architecture import MedArchitecture, Role
 from capfilt.config.decoding import Decoding
+from capfilt.errors import CheckpointError
+from capfilt.modeling.batch import Batch
 from capfilt.modeling.decoding import Generated, generate
 from capfilt.modeling.layers import KeysValues, initialise
 from capfilt.modeling.text import LanguageHead, TextTower
 from capfilt.modeling.vision import VisionTransformer
+
+if TYPE_CHECKING:
+    from capfilt.modeling.pretraining import MedCaptionerFinetuning, MedFilterFinetuning, MedPretraining, Negatives
+
+PARTS: dict[str, Role] = {
+    "text_encoder": "filter",
+    "image_projection": "filter",
+    "text_projection": "filter",
+    "itm_head": "filter",
+    "temp": "filter",
+    "text_decoder": "captioner",
+    "head": "captioner",
+}
+"""The role that each part beside the image encoder serves."""
 
 
 class MED(nn.Module):
     """Text ids are the tokenizer's ([CLS] ... [SEP], padded right); each role puts its own token at position 0.
 
     [CLS]: unimodal text encoder, for ITC. [ENC]: image-grounded encoder, for ITM. [DEC]: image-grounded decoder, for LM.
+
+    A MED whose `config.roles` lacks a role has none of its parts; whoever asks for one gets a CheckpointError that says so.
     """
 
     def __init__(self, config: MedArchitecture) -> None:
@@ -31,14 +52,50 @@ class MED(nn.Module):
         text = config.text
         self.config = config
         self.vision = VisionTransformer(config.image)
-        self.text_encoder = TextTower.new(text, config.image.width)
-        self.text_decoder = TextTower.sharing(text, self.text_encoder) if text.shared else TextTower.new(text, config.image.width)
-        self.head = LanguageHead(text, self.text_decoder.embeddings.words if text.tied_vocabulary else None)
-        self.image_projection = nn.Linear(config.image.width, config.embed_dim)
-        self.text_projection = nn.Linear(text.width, config.embed_dim)
-        self.itm_head = nn.Linear(text.width, 2)
-        self.temp = nn.Parameter(torch.tensor(0.07))
+        if "filter" in config.roles:
+            self.text_encoder = TextTower.new(text, config.image.width)
+        if "captioner" in config.roles:
+            is_shared = text.shared and "filter" in config.roles
+            self.text_decoder = (
+                TextTower.sharing(text, self.text_encoder) if is_shared else TextTower.new(text, config.image.width)
+            )
+            self.head = LanguageHead(text, self.text_decoder.embeddings.words if text.tied_vocabulary else None)
+        if "filter" in config.roles:
+            self.image_projection = nn.Linear(config.image.width, config.embed_dim)
+            self.text_projection = nn.Linear(text.width, config.embed_dim)
+            self.itm_head = nn.Linear(text.width, 2)
+            self.temp = nn.Parameter(torch.tensor(0.07))
+        self._objective: list[Any] = []  # a list, so that its network is not taken for a part of this one
         initialise(self, config.init_std)
+
+    @classmethod
+    def from_original(
+        cls,
+        state_dict: Mapping[str, Any],
+        config: "MedArchitecture | Mapping[str, Any] | str | Path | None" = None,
+    ) -> "MED":
+        """A MED in evaluation mode with the weights of the original BLIP code (salesforce/BLIP).
+
+        Args:
+            state_dict: That of BLIP_Pretrain, BLIP_Retrieval, BLIP_ITM or BLIP_Decoder under its own names, or a checkpoint that
+                holds it under `model`. Momentum copies and queues, where it has them, are what `losses` starts from.
+            config: What shapes do not say; None takes BLIP's values (heads of 64, erf GELU, norms 1e-6 and 1e-12, [CLS] 101,
+                [SEP] 102). A MedArchitecture, the name or path of an architecture YAML, or a dictionary of either's fields or of
+                BLIP's own (`num_heads`, `num_attention_heads`, `image_size`, `med_config`, ...). A different image size
+                interpolates the positions. Roles, sharing and queue size always come from the tensors.
+
+        Raises:
+            CheckpointError: If tensors are missing, unexpected or of another shape: all are listed.
+            ConfigError: If `config` describes no architecture.
+        """
+        from capfilt.modeling.checkpoints.original import from_original
+
+        return from_original(state_dict, config)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in PARTS and PARTS[name] not in self.__dict__["config"].roles:
+            raise CheckpointError(missing_role("this checkpoint", PARTS[name]))
+        return super().__getattr__(name)
 
     def encode_image(self, pixels_BCHW: Tensor) -> Tensor:
         """[B, N, D], class token first; what every other method calls `image_embeds`."""
@@ -77,12 +134,13 @@ class MED(nn.Module):
 
     def itm_logits_from(self, ids_RT: Tensor, mask_RT: Tensor, image_kv: list[KeysValues], rows: Tensor | None = None) -> Tensor:
         """As `itm_logits`, from keys and values; `rows` as in `TextTower.forward`."""
+        # Position 0 is replaced whatever the caller gave: [ENC], or [CLS] with `itm_position: cls`.
         ids_RT = with_first(ids_RT, self.config.text.enc_id if self.config.itm_position == "enc" else self.config.text.cls_id)
         logits_R2: Tensor = self.itm_head(self.text_encoder(ids_RT, mask_RT, image_kv, first_only=True, rows=rows)[:, 0])
         return logits_R2
 
     def lm_logits(self, ids_RT: Tensor, mask_RT: Tensor, image_embeds_BND: Tensor) -> Tensor:
-        """[R, T, V]: at each position, the scores of the next token."""
+        """[R, T, V]: at each position, the scores of the next token. Position 0 becomes [DEC] whatever the caller gave."""
         image_kv = self.text_decoder.image_kv(image_embeds_BND)
         logits_RTV: Tensor = self.head(
             self.text_decoder(with_first(ids_RT, self.config.text.dec_id), mask_RT, image_kv, causal=True)
@@ -102,14 +160,73 @@ class MED(nn.Module):
 
         Args:
             image_embeds_BND: From `encode_image`.
-            prompt_ids: [P] or [B, P], the tokenizer's ids of the prompt without the final [SEP]; position 0 becomes [DEC].
+            prompt_ids: [P] or [B, P], the tokenizer's ids of the prompt; position 0 becomes [DEC], a final [SEP] goes.
             decoding: Greedy, beam or nucleus.
             seeds: One list per image, one 64-bit seed per caption wanted. Needed by nucleus.
         """
         if prompt_ids.ndim == 1:
             prompt_ids = prompt_ids.expand(len(image_embeds_BND), -1)
+        if prompt_ids.shape[1] > 1 and bool((prompt_ids[:, -1] == self.config.text.sep_id).all()):
+            prompt_ids = prompt_ids[:, :-1]
         prompt_ids = with_first(prompt_ids, self.config.text.dec_id)
         return generate(MedDecoder(self), image_embeds_BND, prompt_ids, decoding, seeds=seeds)
+
+    def losses(
+        self, batch: "Batch | Mapping[str, Tensor]", *, alpha: float | None = None, negatives: "Negatives | None" = None
+    ) -> dict[str, Tensor]:
+        """One step's losses by name, as the code that made the checkpoint computes them: see `objective`.
+
+        Moves the momentum copy and the queue on, so a second call gives other values.
+
+        Args:
+            batch: A Batch, or a dictionary of its tensors: `pixels` [B, C, H, W], `ids` [B, T], `mask` [B, T] and, for a filter,
+                `image_ids` [B].
+            alpha: Weight of the momentum model's soft targets; None takes the architecture's final one.
+            negatives: The ITM negatives; None draws them.
+        """
+        from capfilt.modeling.pretraining import MedCaptionerFinetuning
+
+        objective = self.objective.to(next(self.parameters()).device).train(self.training)
+        if not isinstance(batch, Batch):
+            batch = as_batch(batch)
+        if isinstance(objective, MedCaptionerFinetuning):
+            return objective.losses(batch)
+        objective.alpha = self.config.alpha if alpha is None else alpha
+        return objective.losses(batch, negatives=negatives)
+
+    @property
+    def objective(self) -> "MedPretraining | MedFilterFinetuning | MedCaptionerFinetuning":
+        """What `losses` asks: ITC, ITM and LM with both roles (BLIP_Pretrain); a filter's ITC and ITM with targets by image
+        (BLIP_Retrieval); a captioner's LM (BLIP_Decoder, no prompt).
+
+        Its momentum copy and queue are those of the state dict that `from_original` read; else it is made at the first call, with
+        a copy of the model and random vectors.
+        """
+        if not self._objective:
+            from capfilt.modeling.checkpoints.original import objective_of
+
+            self._objective.append(objective_of(self, {}))
+        found: MedPretraining | MedFilterFinetuning | MedCaptionerFinetuning = self._objective[0]
+        return found
+
+
+def missing_role(source: str, role: Role) -> str:
+    """The sentence for a network that is asked for what its weights cannot do."""
+    if role == "captioner":
+        return f"{source}: expected a text decoder to write captions, found a filter only. Name a captioning checkpoint"
+    return (
+        f"{source}: expected a text encoder with ITC and ITM heads to match texts, found a captioner only. "
+        "Name an ITM or retrieval checkpoint"
+    )
+
+
+def as_batch(tensors: Mapping[str, Tensor]) -> Batch:
+    """From `pixels`, `ids`, `mask` and, where given, `image_ids`; without them every pair is an image of its own."""
+    ids_BT = tensors["ids"]
+    image_ids_B = tensors.get("image_ids")
+    if image_ids_B is None:
+        image_ids_B = torch.arange(len(ids_BT), device=ids_BT.device)
+    return Batch(tensors["pixels"], ids_BT, tensors["mask"], image_ids_B.flatten())
 
 
 def with_first(ids_RT: Tensor, token: int) -> Tensor:

@@ -32,6 +32,8 @@ from capfilt.modeling.med import MED, take_images, with_first
 from capfilt.modeling.momentum import FeatureQueue, MomentumEncoders
 
 LossName = Literal["itc", "itm", "lm"]
+Negatives = tuple[Tensor, Tensor]
+"""Two [B] of indices into the batch: text i's negative image, and image i's negative text."""
 
 
 class MedCaptionerFinetuning(nn.Module):
@@ -111,12 +113,23 @@ class _MedContrast(nn.Module):
         with torch.no_grad():
             self.model.temp.clamp_(0.001, 0.5)
 
-    def _matching(self, batch: Batch, image_kv: list[KeysValues], log_i2t_BB: Tensor, log_t2i_BB: Tensor) -> Tensor:
+    def _matching(
+        self,
+        batch: Batch,
+        image_kv: list[KeysValues],
+        log_i2t_BB: Tensor,
+        log_t2i_BB: Tensor,
+        negatives: Negatives | None = None,
+    ) -> Tensor:
         """ITM on 3 B rows: own pairs; each text with a negative image; each image with a negative text."""
-        negative_image_B, has_image_B = draw_negatives(log_t2i_BB.cpu(), self.generator)
-        negative_text_B, has_text_B = draw_negatives(log_i2t_BB.cpu(), self.generator)
         device = batch.ids_BT.device
         own_B = torch.arange(len(batch.ids_BT))
+        if negatives is None:
+            negative_image_B, has_image_B = draw_negatives(log_t2i_BB.cpu(), self.generator)
+            negative_text_B, has_text_B = draw_negatives(log_i2t_BB.cpu(), self.generator)
+        else:
+            negative_image_B, negative_text_B = (index.cpu() for index in negatives)
+            has_image_B = has_text_B = torch.ones_like(own_B, dtype=torch.bool)
         rows = torch.cat([own_B, own_B, negative_text_B]).to(device)
         images = torch.cat([own_B, negative_image_B, own_B]).to(device)
         logits_R2 = self.model.itm_logits_from(batch.ids_BT, batch.mask_BT, take_images(image_kv, images), rows)
@@ -134,8 +147,8 @@ class MedPretraining(_MedContrast):
     def __init__(self, model: MED, *, losses: Sequence[LossName] = ("itc", "itm", "lm"), seed: int = 0) -> None:
         super().__init__(model, losses=losses, seed=seed)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The asked losses by name; moves the momentum copy and the queue on."""
+    def losses(self, batch: Batch, *, negatives: Negatives | None = None) -> dict[str, Tensor]:
+        """The asked losses by name; moves the momentum copy and the queue on. `negatives` takes the place of the draw."""
         self._clamp_temperature()
         pairs = len(batch.ids_BT)
         image_embeds_BND = self.model.encode_image(batch.pixels_BCHW)
@@ -158,6 +171,7 @@ class MedPretraining(_MedContrast):
                     image_kv,
                     log_weights(contrast.online_i2t_BK[:, :pairs], own_BB, 1e-4),
                     log_weights(contrast.online_t2i_BK[:, :pairs], own_BB, 1e-4),
+                    negatives,
                 )
             self.queue.enqueue(contrast.image_m_BE, contrast.text_m_BE, batch.image_ids_B)
         if "lm" in self.asked:
@@ -180,8 +194,8 @@ class MedFilterFinetuning(_MedContrast):
     def __init__(self, model: MED, *, losses: Sequence[LossName] = ("itc", "itm"), seed: int = 0) -> None:
         super().__init__(model, losses=losses, seed=seed)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The asked losses by name; moves the momentum copy and the queue on."""
+    def losses(self, batch: Batch, *, negatives: Negatives | None = None) -> dict[str, Tensor]:
+        """The asked losses by name; moves the momentum copy and the queue on. `negatives` takes the place of the draw."""
         self._clamp_temperature()
         image_embeds_BND = self.model.encode_image(batch.pixels_BCHW)
         contrast = self._contrast(batch, image_embeds_BND)
@@ -203,6 +217,7 @@ class MedFilterFinetuning(_MedContrast):
                 self.model.text_encoder.image_kv(image_embeds_BND),
                 log_weights(sims_BB, same_BB),
                 log_weights(sims_BB.T, same_BB),
+                negatives,
             )
         self.queue.enqueue(contrast.image_m_BE, contrast.text_m_BE, batch.image_ids_B)
         return found

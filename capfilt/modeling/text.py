@@ -9,11 +9,10 @@ from collections.abc import Iterable
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from capfilt.config.architecture import TextConfig
-from capfilt.modeling.layers import CrossAttention, FeedForward, KeysValues, SelfAttention, attend, join_heads
+from capfilt.modeling.layers import CrossAttention, FeedForward, KeysValues, SelfAttention, activate, attend, join_heads
 
 MASKED = -10_000.0
 """What BLIP adds to the score of a key that may not be seen."""
@@ -40,7 +39,7 @@ class SelfBlock(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.attention = SelfAttention(config.width, config.heads)
+        self.attention = SelfAttention(config.width, config.heads, config.attention_dropout)
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -66,7 +65,7 @@ class CrossBlock(nn.Module):
 
     def __init__(self, config: TextConfig, image_width: int) -> None:
         super().__init__()
-        self.attention = CrossAttention(config.width, image_width, config.heads)
+        self.attention = CrossAttention(config.width, image_width, config.heads, config.attention_dropout)
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -80,7 +79,7 @@ class FeedForwardBlock(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.mlp = FeedForward(config.width, config.intermediate)
+        self.mlp = FeedForward(config.width, config.intermediate, config.activation)
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -152,10 +151,11 @@ class TextTower(nn.Module):
         x_RTW: Tensor = self.embeddings(ids_RT)
         bias = None
         if mask_RT is not None:
-            bias = ((1 - mask_RT) * MASKED).to(x_RTW.dtype)[:, None, None, :]
+            visible = mask_RT.to(x_RTW.dtype)[:, None, None, :]
             if causal:
                 length = ids_RT.shape[1]
-                bias = bias + torch.full((length, length), MASKED, dtype=bias.dtype, device=bias.device).triu(1)
+                visible = visible * visible.new_ones(length, length).tril()
+            bias = (1 - visible) * MASKED
         last = len(self.layers) - 1
         for i, layer in enumerate(self.in_order()):
             only = first_only and i == last
@@ -183,10 +183,11 @@ class TextTower(nn.Module):
 
 
 class LanguageHead(nn.Module):
-    """BERT's prediction head: dense, GELU, norm, projection to the vocabulary; tied to the word embedding `words` if given."""
+    """BERT's prediction head: dense, activation, norm, projection to the vocabulary, tied to the embedding `words` if given."""
 
     def __init__(self, config: TextConfig, words: nn.Embedding | None) -> None:
         super().__init__()
+        self.activation = config.activation
         self.dense = nn.Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
         self.vocabulary = nn.Linear(config.width, config.vocab_size)
@@ -195,5 +196,5 @@ class LanguageHead(nn.Module):
 
     def forward(self, x_W: Tensor) -> Tensor:
         """[..., W] -> [..., V]."""
-        scores_V: Tensor = self.vocabulary(self.norm(F.gelu(self.dense(x_W))))
+        scores_V: Tensor = self.vocabulary(self.norm(activate(self.dense(x_W), self.activation)))
         return scores_V

@@ -69,14 +69,25 @@ class Tokenizer:
         return cls.from_tokens([*SPECIALS, *train_wordpiece(words, vocab_size - len(SPECIALS) - 2)])
 
     @classmethod
-    def load(cls, folder: Path | str) -> "Tokenizer":
+    def load(cls, folder: Path | str, *, complete: bool = False) -> "Tokenizer":
+        """From a folder's tokenizer.json. `complete`: append [DEC] and [ENC] where a plain BERT tokenizer lacks them."""
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise CheckpointError(f"{path}: expected a tokenizer, found no file; point to a folder written by capfilt")
-        return cls(Backend.from_file(str(path)))
+        try:
+            backend = Backend.from_file(str(path))
+        except Exception as error:  # what `tokenizers` raises is an Exception and nothing narrower
+            raise CheckpointError(f"{path}: expected a tokenizer, found {error}. Copy the file again") from None
+        if complete:
+            backend.add_special_tokens(["[DEC]", "[ENC]"])
+        return cls(backend)
 
     def save(self, folder: Path | str) -> None:
         (Path(folder) / FILE_NAME).write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
+
+    def tokens(self) -> list[str]:
+        """Token of every id, in order."""
+        return [str(self._backend.id_to_token(i)) for i in range(len(self))]
 
     def __len__(self) -> int:
         return int(self._backend.get_vocab_size())

@@ -56,20 +56,45 @@ class ConvStem(nn.Sequential):
         return x_BCHW
 
 
+def interpolated(positions_1ND: Tensor, side: int) -> Tensor:
+    """Learned positions [1, 1 + s * s, D] on another square grid, [1, 1 + side * side, D]: bicubic but for the class token."""
+    old = math.isqrt(positions_1ND.shape[1] - 1)
+    if old == side:
+        return positions_1ND
+    square = positions_1ND[:, 1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(square, size=(side, side), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    return torch.cat([positions_1ND[:, :1], grid], dim=1)
+
+
+class DropPath(nn.Module):
+    """In training leaves a branch out for a share of the pictures and scales it for the others (arXiv:1603.09382)."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        if not self.share or not self.training:
+            return x_BND
+        kept = 1 - self.share
+        return x_BND * x_BND.new_empty(len(x_BND), 1, 1).bernoulli_(kept) / kept
+
+
 class VisionBlock(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm_1 = nn.LayerNorm(config.width, config.norm_eps)
         self.attention = SelfAttention(config.width, config.heads)
         self.norm_2 = nn.LayerNorm(config.width, config.norm_eps)
-        self.mlp = FeedForward(config.width, int(config.width * config.mlp_ratio))
+        self.mlp = FeedForward(config.width, int(config.width * config.mlp_ratio), config.activation)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BND: Tensor, *, first_only: bool = False) -> Tensor:
         mixed = self.attention(self.norm_1(x_BND), first_only=first_only)
-        x_BND = (x_BND[:, :1] if first_only else x_BND) + mixed
-        out_BND: Tensor = x_BND + self.mlp(self.norm_2(x_BND))
+        x_BND = (x_BND[:, :1] if first_only else x_BND) + self.drop_path(mixed)
+        out_BND: Tensor = x_BND + self.drop_path(self.mlp(self.norm_2(x_BND)))
         return out_BND
 
 
@@ -96,7 +121,8 @@ class VisionTransformer(nn.Module):
                 self.register_buffer("positions", torch.cat([torch.zeros(1, config.width), grid])[None], persistent=False)
             case _:
                 assert_never(config.positions)
-        self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.layers))
+        growth = config.drop_path / max(1, config.layers - 1)
+        self.blocks = nn.ModuleList(VisionBlock(config, growth * i) for i in range(config.layers))
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
 
     def positions_for(self, side: int) -> Tensor:
@@ -105,10 +131,8 @@ class VisionTransformer(nn.Module):
             return self.positions
         if self.config.positions == "sincos2d":
             grid = sincos_2d(side, self.config.width)[None].to(self.positions)
-        else:
-            square = self.positions[:, 1:].view(1, self.side, self.side, -1).permute(0, 3, 1, 2)
-            grid = F.interpolate(square, size=(side, side), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
-        return torch.cat([self.positions[:, :1], grid], dim=1)
+            return torch.cat([self.positions[:, :1], grid], dim=1)
+        return interpolated(self.positions, side)
 
     def forward(self, pixels_BCHW: Tensor, *, first_only: bool = False) -> Tensor:
         """[B, N, D], after the final norm; [B, 1, D] (the class token alone, cheaper) with `first_only`."""

@@ -1,6 +1,6 @@
-"""A trained network as a folder, and back: model.safetensors, architecture.yaml, tokenizer.json.
+"""A trained network as a folder, and back: model.safetensors, architecture.yaml, tokenizer.json. Published checkpoints too.
 
-Holds what inference needs (the temperature too), not momentum copies, queues or optimisers; knows nothing of training. The
+Ours holds what inference needs (the temperature too), not momentum copies, queues or optimisers; knows nothing of training. The
 same weights give the same bytes.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from capfilt.config.architecture import Architecture, dump_architecture, load_architecture
 from capfilt.errors import CheckpointError
@@ -53,13 +53,35 @@ def save_model(folder: Path | str, model: MED, architecture: Architecture, token
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_model(folder: Path | str) -> LoadedMed:
-    """Read a folder that `save_model` wrote; the network is on the CPU, in evaluation mode.
+def load_model(source: Path | str, *, vocabulary: Path | str | None = None) -> LoadedMed:
+    """A trained MED with its architecture and tokenizer; the network is on the CPU, in evaluation mode.
+
+    Args:
+        source: A folder that `save_model` wrote; a transformers folder of BlipForConditionalGeneration or
+            BlipForImageTextRetrieval; a .pth file of the original BLIP code, or a folder with one; a hub name (owner/name).
+        vocabulary: bert-base-uncased's vocab.txt, for checkpoints without a tokenizer; None: the file of that name beside them.
 
     Raises:
         CheckpointError: If a file is missing, or tensors are missing, unexpected or of another shape: all are listed.
     """
-    folder = Path(folder)
+    from capfilt.modeling.checkpoints.find import find_checkpoint
+
+    path = find_checkpoint(source)
+    if path.is_dir() and not (path / ARCHITECTURE).is_file():
+        if (path / "config.json").is_file():
+            from capfilt.modeling.checkpoints.transformers_folder import load_transformers
+
+            return load_transformers(path, vocabulary)
+        files = sorted(path.glob("*.pth"))
+        path = files[0] if len(files) == 1 else path
+    if path.is_file():
+        from capfilt.modeling.checkpoints.original import load_original
+
+        return load_original(path, vocabulary)
+    return _load_own(path)
+
+
+def _load_own(folder: Path) -> LoadedMed:
     missing = [name for name in (WEIGHTS, ARCHITECTURE) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f"{folder}: expected a capfilt model, found no {', '.join(missing)}; point to a model folder")
@@ -73,7 +95,7 @@ def load_model(folder: Path | str) -> LoadedMed:
     return LoadedMed(model.eval(), architecture, Tokenizer.load(folder))
 
 
-def own_tensors(model: MED) -> dict[str, Tensor]:
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The state dict with every shared tensor once."""
     seen: set[int] = set()
     found: dict[str, Tensor] = {}

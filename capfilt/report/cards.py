@@ -13,7 +13,7 @@ from capfilt.report.facts import Round, dig
 from capfilt.report.scan import PASSING
 from capfilt.report.thumbs import Thumbs
 from capfilt.report.truth import Truth
-from capfilt.report.words import REASON, RULE, STATUS, code_of, esc, is_number, plural, shorten, spaced
+from capfilt.report.words import REASON, STATUS, code_of, esc, is_number, plural, rule_words, shorten, spaced
 
 HEADINGS = {
     "rescued": ("Web text rejected, synthetic text kept", "What CapFilt is for: the picture stays, with a better text."),
@@ -138,7 +138,7 @@ def _text(card: Card, caption: Mapping[str, Any], reason: str | None, truth: Tru
 
 def _why(caption: Mapping[str, Any], reason: str, min_itm: float | None) -> str:
     if reason == "rule":
-        return RULE.get(str(caption.get("rule")), spaced(str(caption.get("rule"))))
+        return rule_words(str(caption.get("rule")))
     if reason == "below_threshold" and min_itm is not None:
         return f"below {min_itm:g}"
     return REASON.get(reason, spaced(reason))

@@ -16,6 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from capfilt.identity import content_hash
+from capfilt.run import files
+from capfilt.run.commit import chunk_path
+from capfilt.stages.chunks import open_parquet
 
 KINDS: dict[str, float] = {
     "rescued": 0.30,
@@ -124,24 +127,24 @@ def _card(batch: pa.Table, row: int, kind: str, variety: str, fate: pa.Table | N
     )
 
 
-def pictures(pool: Path, row_ids: Iterable[str]) -> dict[str, bytes]:
+def pictures(pool: str, row_ids: Iterable[str]) -> dict[str, bytes]:
     """Encoded bytes of the given rows; a row that is not there, or has none, is left out. One row group in memory at a time."""
     wanted: dict[str, set[str]] = {}
     for row_id in row_ids:
         wanted.setdefault(row_id.rpartition("-")[0], set()).add(row_id)
     found: dict[str, bytes] = {}
     for chunk, ids in sorted(wanted.items()):
-        path = pool / f"chunk-{chunk}.parquet"
-        if path.is_file():
+        path = chunk_path(pool, chunk)
+        if files.exists(path):
             found |= column_where(path, "row_id", ids, "image")
     return found
 
 
-def column_where(path: Path, key: str, wanted: Iterable[str], column: str) -> dict[str, Any]:
+def column_where(path: Path | str, key: str, wanted: Iterable[str], column: str) -> dict[str, Any]:
     """`column` by `key` for the wanted keys, nulls left out; row groups without a wanted key are not read further."""
     value_set = pa.array(sorted(wanted), pa.string())
     found: dict[str, Any] = {}
-    with pq.ParquetFile(path) as file:
+    with open_parquet(str(path)) as file:
         if key not in file.schema_arrow.names or column not in file.schema_arrow.names:
             return {}
         for group in range(file.num_row_groups):

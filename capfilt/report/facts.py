@@ -15,6 +15,7 @@ import yaml
 
 from capfilt.errors import InputError
 from capfilt.report.words import is_number
+from capfilt.run import files
 
 Json = dict[str, Any]
 TRAININGS = ("pretrain", "captioner", "filter")
@@ -35,15 +36,16 @@ class Round:
 
     number: int
     folder: Path
+    tables: str
     metrics: Json
     summary: Json
     manifest: Json
     logs: Mapping[str, tuple[Json, ...]]
 
     @property
-    def candidates(self) -> tuple[Path, ...]:
+    def candidates(self) -> tuple[str, ...]:
         """Chunk files sorted by chunk id, so that their rows are sorted by row_id over all files."""
-        return tuple(sorted((self.folder / "candidates").glob("chunk-*.parquet")))
+        return tuple(files.listing(files.join(self.tables, "candidates"), "chunk-", ".parquet"))
 
     @property
     def selection(self) -> Path | None:
@@ -62,9 +64,10 @@ class Round:
 
 @dataclass(frozen=True)
 class Facts:
-    """A run, as far as its small files tell."""
+    """A run, as far as its small files tell. `tables` is where the chunk files lie: the run's address, on an object store too."""
 
     folder: Path
+    tables: str
     config: Json
     plan: Json
     rounds: tuple[Round, ...]
@@ -103,8 +106,8 @@ class Facts:
         return None if last is self.before else last
 
     @property
-    def pool(self) -> tuple[Path, ...]:
-        return tuple(sorted((self.folder / "pool").glob("chunk-*.parquet")))
+    def pool(self) -> tuple[str, ...]:
+        return tuple(files.listing(files.join(self.tables, "pool"), "chunk-", ".parquet"))
 
     @property
     def started(self) -> datetime | None:
@@ -122,8 +125,12 @@ class Facts:
         return inside if inside.is_file() else None
 
 
-def gather(folder: Path) -> Facts:
+def gather(folder: Path, tables: str | None = None) -> Facts:
     """Everything but the tables.
+
+    Args:
+        folder: The run folder, or a copy of its small files.
+        tables: Address of the run folder with the chunk files; None: they are in `folder`.
 
     Raises:
         InputError: If `folder` is no folder.
@@ -133,11 +140,13 @@ def gather(folder: Path) -> Facts:
             f"expected the folder of a run; found nothing at `{folder}`. Name the `output` of a pipeline that was run"
         )
     numbers = sorted(int(match[1]) for path in folder.glob("round-*") if (match := re.fullmatch(r"round-(\d+)", path.name)))
+    tables = str(folder) if tables is None else tables
     return Facts(
         folder=folder,
+        tables=tables,
         config=_read_yaml(folder / "config.yaml"),
         plan=_read_json(folder / "plan.json"),
-        rounds=tuple(_round(folder / f"round-{number}", number) for number in numbers),
+        rounds=tuple(_round(folder / f"round-{number}", files.join(tables, f"round-{number}"), number) for number in numbers),
         phases=_phases(folder / "events"),
     )
 
@@ -175,10 +184,11 @@ def read_lines(path: Path) -> tuple[Json, ...]:
     return tuple(found)
 
 
-def _round(folder: Path, number: int) -> Round:
+def _round(folder: Path, tables: str, number: int) -> Round:
     return Round(
         number=number,
         folder=folder,
+        tables=tables,
         metrics=_read_json(folder / "metrics.json"),
         summary=_read_json(folder / "selection" / "summary.json"),
         manifest=_read_json(folder / "dataset" / "manifest.json"),

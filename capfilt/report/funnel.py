@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from capfilt.report.scan import PASSING, Scan
-from capfilt.report.words import REASON, RULE, STATUS, count, esc, percent, spaced
+from capfilt.report.words import REASON, STATUS, count, esc, percent, rule_words, spaced
 
-DOWNLOAD = ("download_failed", "opted_out", "image_invalid")
+DOWNLOAD = ("download_failed", "download_blocked", "opted_out", "image_invalid")
 MODELS = ("caption_failed", "filter_failed")
 
 
@@ -165,7 +165,7 @@ def _text_losses(scan: Scan, told: str) -> list[Loss]:
                 continue
             why = f"scored{told} by the filter" if reason == "below_threshold" else REASON.get(reason, spaced(reason))
             rules = texts.rules.most_common(3) if reason == "rule" else []
-            parts = " · ".join(f"{RULE.get(rule, spaced(rule))}: {count(number)}" for rule, number in rules)
+            parts = " · ".join(f"{rule_words(rule)}: {count(number)}" for rule, number in rules)
             found.append(Loss(name, size, why, parts))
     return found
 

@@ -3,15 +3,17 @@
 Puts together what the other files of this package give; each section says in a plain sentence what is missing.
 """
 
-import os
 from importlib import resources
 from pathlib import Path
 
+from capfilt.errors import InputError
 from capfilt.report import sections
 from capfilt.report.facts import Facts, gather
 from capfilt.report.scan import Scan, scan
 from capfilt.report.thumbs import Thumbs
 from capfilt.report.words import esc
+from capfilt.run import files
+from capfilt.run.scratch import Scratch
 
 # Nothing may be fetched and no script may run, whatever a web text contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -27,7 +29,45 @@ def write_report(run_folder: Path, *, cards: int = 60) -> Path:
     Raises:
         InputError: If there is no such folder.
     """
-    facts = gather(run_folder)
+    path = run_folder / "report.html"
+    files.put(str(path), html(gather(run_folder), cards).encode())
+    return path
+
+
+def write_remote_report(address: str, *, cards: int = 60) -> str:
+    """As `write_report` for a run on an object store: its small files are copied, its tables read where they lie.
+
+    Raises:
+        InputError: If there is no run.
+    """
+    if not files.exists(files.join(address, "config.yaml")):
+        raise InputError(f"expected a run; found no config.yaml at `{address}`. Name the `output` of a pipeline that was run")
+    with Scratch(address) as scratch:
+        for name in ("config.yaml", "plan.json"):
+            scratch.fetch(name)
+        for line in files.lines(address, "phases"):  # there, each line is a file of its own
+            files.append_line(str(scratch.path()), "phases", line)
+        for number in (path.rpartition("/")[2] for path in files.listing(address, "round-")):
+            for name in ("metrics.json", "selection", "dedup", "dataset/manifest.json", "training"):
+                scratch.fetch(number, *name.split("/"))
+            scratch.path(number).mkdir(exist_ok=True)
+        for name in _named_in(gather(scratch.path()).config, address):
+            scratch.fetch(*name.split("/"))
+        path = files.join(address, "report.html")
+        files.put(path, html(gather(scratch.path(), address), cards).encode())
+    return path
+
+
+def _named_in(config: dict[str, object], address: str) -> list[str]:
+    """Files inside the run that its `evaluate` section names."""
+    section = config.get("evaluate")
+    values = [str(value) for value in section.values()] if isinstance(section, dict) else []
+    inside = [value.replace("{output}", address).removeprefix(address + "/") for value in values]
+    return [name for name in inside if name.startswith("miniweb/")]
+
+
+def html(facts: Facts, cards: int) -> str:
+    """The page of a run."""
     scored = facts.scored_round
     counted = scan(
         scored.candidates if scored else facts.pool,
@@ -36,11 +76,7 @@ def write_report(run_folder: Path, *, cards: int = 60) -> Path:
         min_itm=facts.min_itm,
         cards=cards,
     )
-    path = run_folder / "report.html"
-    beside = run_folder / f".report.{os.getpid()}.html"
-    beside.write_text(page(facts, counted), encoding="utf-8")
-    beside.replace(path)
-    return path
+    return page(facts, counted)
 
 
 def page(facts: Facts, counted: Scan) -> str:

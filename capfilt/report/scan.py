@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from capfilt.report.choice import Choice
 from capfilt.report.words import code_of
+from capfilt.stages.chunks import open_parquet
 
 ROWS_AT_ONCE = 4096
 FINE = 1000
@@ -71,7 +72,7 @@ class Scan:
     duplicates: int = 0
 
 
-def scan(files: Sequence[Path], selection: Path | None, *, is_candidates: bool, min_itm: float | None, cards: int) -> Scan:
+def scan(files: Sequence[str], selection: Path | None, *, is_candidates: bool, min_itm: float | None, cards: int) -> Scan:
     """Count everything in `files` (candidates, or the pool where there are none), with the fate of each text from `selection`."""
     found = Scan(is_candidates, selection is not None, Choice(cards))
     fates = _Fates(selection)
@@ -80,9 +81,9 @@ def scan(files: Sequence[Path], selection: Path | None, *, is_candidates: bool, 
     return found
 
 
-def _batches(files: Sequence[Path]) -> Iterator[pa.Table]:
+def _batches(files: Sequence[str]) -> Iterator[pa.Table]:
     for path in files:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             columns = [name for name in COLUMNS if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
                 yield pa.Table.from_batches([batch])

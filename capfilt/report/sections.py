@@ -18,6 +18,8 @@ from capfilt.report.scan import FINE, ROWS_AT_ONCE, Scan
 from capfilt.report.thumbs import Thumbs
 from capfilt.report.truth import Truth
 from capfilt.report.words import count, duration, esc, is_number, percent, plural, spaced
+from capfilt.run import files
+from capfilt.stages.chunks import open_parquet
 
 BINS = 40
 GROUPS_SHOWN = 6
@@ -72,7 +74,7 @@ def headline(facts: Facts, counted: Scan) -> str:
 
 def footer(facts: Facts) -> str:
     """How to go on from here."""
-    run = esc(shlex.quote(str(facts.folder)))
+    run = esc(shlex.quote(facts.tables))
     commands = [
         (
             "Decide again with another threshold: seconds, no model",
@@ -114,10 +116,15 @@ def _funnel(facts: Facts, counted: Scan) -> Section:
         lead = "The data set is empty: no text of any picture was kept. See the scores below before lowering the threshold."
     elif not counted.has_selection:
         lead += " This run ended before <code>select</code>, so nothing is kept or rejected yet."
-    waiting = sum(pq.read_metadata(path).num_rows for path in facts.pool) - counted.rows if counted.has_candidates else 0
+    waiting = sum(map(_rows, facts.pool)) - counted.rows if counted.has_candidates else 0
     if waiting > 0:
         lead += f" {plural(waiting, 'more row')} of the pool wait for this round or were set aside with their chunk."
     return Section("funnel", "Funnel", "From the web to the data set", lead, funnel(steps(counted, facts.min_itm)))
+
+
+def _rows(path: str) -> int:
+    with open_parquet(path) as file:
+        return int(file.metadata.num_rows)
 
 
 def _scores(facts: Facts, counted: Scan) -> Section:
@@ -176,7 +183,7 @@ def _cards(facts: Facts, counted: Scan, thumbs: Thumbs) -> Section:
         why = "No pictures were asked for." if counted.rows and not counted.choice.limit else "There is no picture to show."
         return Section("cards", "Pictures", title, why)
     truth = Truth.of(facts.path("evaluate", "truth"), (card.url for card in chosen))
-    images = pictures(facts.folder / "pool", [card.row_id for card in chosen])
+    images = pictures(files.join(facts.tables, "pool"), [card.row_id for card in chosen])
     body = cards.card_sections(chosen, images, thumbs, truth, facts.min_itm)
     lead = (
         f"{plural(len(chosen), 'picture')} chosen by a hash of their ids, a few of every fate. Rejected texts are struck "
@@ -206,7 +213,7 @@ def _duplicates(facts: Facts, counted: Scan, thumbs: Thumbs) -> Section:
     survivors: set[str] = set()
     if scored and scored.selection:
         survivors = {row_id for row_id, flag in column_where(scored.selection, "row_id", ids, "survivor").items() if flag}
-    body = cards.duplicate_groups(shown, _pairs(scored, ids), pictures(facts.folder / "pool", ids), survivors, thumbs)
+    body = cards.duplicate_groups(shown, _pairs(scored, ids), pictures(files.join(facts.tables, "pool"), ids), survivors, thumbs)
     lead = (
         f"{plural(counted.duplicates, 'row')} of the pool {'repeats' if counted.duplicates == 1 else 'repeat'} an earlier one, "
         "by equal bytes or by the filter’s image embedding. Of each group at most one row survives."

@@ -10,6 +10,7 @@ import re
 STATUS = {
     "ok": "fine",
     "download_failed": "could not be downloaded",
+    "download_blocked": "on a blocklist",
     "opted_out": "opted out by their host",
     "image_invalid": "not a usable picture",
     "rule_rejected": "rejected by a picture rule",
@@ -31,7 +32,14 @@ REASON = {
 RULE = {
     "not_empty": "the page gave no text",
     "not_file_name": "a file name, not a description",
+    "not_markup": "markup, not a description",
     "words": "too few or too many words",
+    "characters": "too few or too many characters",
+    "letters": "too few letters",
+    "repetition": "repeats itself",
+    "language": "another language",
+    "boilerplate": "boilerplate of a page or shop",
+    "pii": "personal data",
 }
 
 
@@ -43,6 +51,13 @@ def esc(text: object) -> str:
 def spaced(code: str) -> str:
     """`http_404` -> `http 404`: a code without an entry above still reads as words."""
     return code.replace("_", " ").strip()
+
+
+def rule_words(rule: str) -> str:
+    """`pii:email` -> `personal data (email)`."""
+    name, _, detail = rule.partition(":")
+    words = RULE.get(name, spaced(name))
+    return f"{words} ({spaced(detail)})" if detail else words
 
 
 def code_of(error: str | None) -> str:

@@ -1,16 +1,18 @@
 """Counts, in files, how often a chunk was begun and not ended, so that one that kills its process is not tried for ever.
 
-The process that dies cannot tell; the next one reads the mark. Knows nothing about what the work is.
+The process that dies cannot tell; the next one reads the mark. From the second time on the mark also names the rows at work.
+Knows nothing about what the work is.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 from capfilt.run import files
 from capfilt.run.build import Job
-from capfilt.run.work import Outcome
+from capfilt.run.work import Outcome, rows_told
+from capfilt.stages.base import watched
 
 Made = TypeVar("Made")
 
@@ -27,15 +29,21 @@ class Attempts:
     def run(self, chunk_id: str, work: Callable[[], Made]) -> Made | Outcome:
         """`work()`, or the outcome of a chunk whose process died as often as it may be tried."""
         mark = files.join(self._folder, f"{chunk_id}-{self._stage}")
-        begun = int(files.get(mark) or b"0")
+        known = files.get_json(mark) or {"begun": 0, "at": None}
+        begun, at = int(known["begun"]), known["at"]
         if begun >= self._allowed:
-            return Outcome(
-                chunk_id, self._stage, attempts=begun, error=f"its process died {begun} time(s) (killed, or out of memory)"
-            )
+            error = f"its process died {begun} time(s) (killed, or out of memory)"
+            return Outcome(chunk_id, self._stage, attempts=begun, error=error, at=at)
+
+        def watch(row_ids: Sequence[str]) -> None:
+            if begun:  # a suspect; the others need not pay for a file per batch
+                files.put_json(mark, {"begun": begun + 1, "at": rows_told(row_ids)})
+
         with self._gate.alone() if begun else self._gate.together():
-            files.put(mark, str(begun + 1).encode())
+            files.put_json(mark, {"begun": begun + 1, "at": at})
             try:
-                return work()
+                with watched(watch):
+                    return work()
             finally:
                 files.remove(mark)
 

@@ -5,14 +5,16 @@ The only place where runner and stages meet; both executors use it. Imports what
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
 from capfilt.config.download import DownloadConfig
 from capfilt.config.pipeline import Pipeline
 from capfilt.errors import ContractError
+from capfilt.run.again import Again
 from capfilt.run.files import join
+from capfilt.run.scratch import local_folder
 from capfilt.stages.base import Guarded, RowStage
 
 StageName = Literal["download", "screen", "caption", "filter"]
@@ -29,6 +31,7 @@ class Job:
     captioner: str | None = None  # folder that `kind: trained` stands for
     scorer: str | None = None
     connect_to: dict[str, str] = field(default_factory=dict)  # host pattern -> host:port
+    again: Again | None = None  # of committed pool chunks, the rows to try again; None where chunks are made
 
     @property
     def name(self) -> str:
@@ -67,7 +70,8 @@ def build_stage(name: StageName, job: Job) -> RowStage:
 
             if pipeline.caption is None:
                 raise ContractError("stage `caption` was asked for in a run without a `caption` section")
-            captioner = build_captioner(pipeline.caption, trained=job.captioner, device=_device(pipeline.resources.caption.gpus))
+            with _local(job.captioner) as trained:
+                captioner = build_captioner(pipeline.caption, trained=trained, device=_device(pipeline.resources.caption.gpus))
             return Guarded(CaptionStage(pipeline.caption, captioner=captioner, seed=pipeline.seed, round_number=job.round_number))
         case "filter":
             from capfilt.filters import build_filter
@@ -75,7 +79,8 @@ def build_stage(name: StageName, job: Job) -> RowStage:
 
             if pipeline.filter is None:
                 raise ContractError("stage `filter` was asked for in a run without a `filter` section")
-            scorer = build_filter(pipeline.filter, trained=job.scorer, device=_device(pipeline.resources.filter.gpus))
+            with _local(job.scorer) as trained:
+                scorer = build_filter(pipeline.filter, trained=trained, device=_device(pipeline.resources.filter.gpus))
             return Guarded(FilterStage(pipeline.filter, scorer=scorer))
         case _ as unreachable:
             assert_never(unreachable)
@@ -110,6 +115,11 @@ def own_threads() -> Iterator[None]:
             os.environ.pop("OMP_NUM_THREADS", None)
         else:
             os.environ["OMP_NUM_THREADS"] = variable
+
+
+def _local(folder: str | None) -> AbstractContextManager[str | None]:
+    """A model folder of this run where a model can be loaded from."""
+    return nullcontext() if folder is None else local_folder(folder)
 
 
 def _device(gpus: float) -> str:

@@ -1,11 +1,14 @@
 """Commit: a finished chunk becomes a Parquet file with its fingerprint and counts in the footer, whole or not at all.
 
-Runs in the worker; knows nothing about who asked for the chunk. The same table gives the same bytes.
+Runs in the worker; knows nothing about who asked for the chunk. The same table gives the same bytes. The file holds its own
+sha256, taken with zeros in its place, so that a chunk is known, and a flipped byte found, without a list kept elsewhere.
 """
 
 import json
+import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -16,11 +19,14 @@ from capfilt.errors import ContractError
 from capfilt.run import files
 
 FOOTER_KEY = b"capfilt"
+SEAL_KEY = b"capfilt.sha256"
+_NO_SEAL = "0" * 64
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What a chunk file says about itself. `counts` are rows by status."""
+    """What a chunk file says about itself. `counts` are rows by status; `made_from` is the `sha256` of the pool chunk behind
+    a candidates chunk; `sha256` is the file's own, empty before it is written."""
 
     schema_version: int
     chunk_id: str
@@ -28,13 +34,23 @@ class Footer:
     stage: Literal["pool", "candidates"]
     rows: int
     counts: dict[str, int]
+    made_from: str = ""
+    sha256: str = ""
 
 
 def chunk_path(folder: str, chunk_id: str) -> str:
     return files.join(folder, f"chunk-{chunk_id}.parquet")
 
 
-def commit(table: pa.Table, folder: str, *, chunk_id: str, fingerprint: str, stage: Literal["pool", "candidates"]) -> Footer:
+def commit(
+    table: pa.Table,
+    folder: str,
+    *,
+    chunk_id: str,
+    fingerprint: str,
+    stage: Literal["pool", "candidates"],
+    made_from: str = "",
+) -> Footer:
     """Write `folder`/chunk-<id>.parquet.
 
     Raises:
@@ -42,25 +58,57 @@ def commit(table: pa.Table, folder: str, *, chunk_id: str, fingerprint: str, sta
     """
     table = _as_promised(table, stage)
     counts = dict(sorted(Counter(table["status"].to_pylist()).items()))
-    footer = Footer(schema.SCHEMA_VERSION, chunk_id, fingerprint, stage, table.num_rows, counts)
-    files.put(chunk_path(folder, chunk_id), parquet_bytes(table, footer))
-    return footer
+    footer = Footer(schema.SCHEMA_VERSION, chunk_id, fingerprint, stage, table.num_rows, counts, made_from)
+    data, digest = parquet_bytes(table, footer)
+    files.put(chunk_path(folder, chunk_id), data)
+    return replace(footer, sha256=digest)
 
 
-def parquet_bytes(table: pa.Table, footer: Footer) -> memoryview:
-    """One row group, fixed encoding: nothing in it depends on the machine or the hour."""
-    mark = json.dumps(asdict(footer), sort_keys=True, ensure_ascii=False).encode()
+def parquet_bytes(table: pa.Table, footer: Footer) -> tuple[memoryview, str]:
+    """The file and its sha256. One row group, fixed encoding: nothing in it depends on the machine or the hour."""
+    told = {name: value for name, value in asdict(footer).items() if name != "sha256"}
+    mark = json.dumps(told, sort_keys=True, ensure_ascii=False).encode()
     table = table.combine_chunks().replace_schema_metadata({FOOTER_KEY: mark})
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
+    with pq.ParquetWriter(
         sink,
-        row_group_size=max(1, table.num_rows),
+        table.schema,
         compression="zstd",
         use_dictionary=[name for name in _leaves(table.schema) if name != "image"],  # a dictionary of pictures is a waste
         write_statistics=False,
-    )
-    return memoryview(sink.getvalue())
+    ) as writer:
+        writer.write_table(table, row_group_size=max(1, table.num_rows))
+        writer.add_key_value_metadata({SEAL_KEY: _NO_SEAL})
+    data = bytearray(memoryview(sink.getvalue()))
+    digest = sha256(data).hexdigest()
+    at = _seal_at(data)
+    data[at : at + len(digest)] = digest.encode()
+    return memoryview(data), digest
+
+
+def _seal_at(data: bytes | bytearray) -> int:
+    """Where in the file the 64 digits stand; the Parquet footer, which ends the file, holds them as they are.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    begin = max(0, len(data) - 8 - int.from_bytes(data[-8:-4], "little"))
+    found = re.search(re.escape(SEAL_KEY) + rb"[^0-9a-f]{1,8}([0-9a-f]{64})", data[begin:])
+    if found is None:
+        raise ValueError("no sha256 in the footer")
+    return begin + found.start(1)
+
+
+def seal_holds(data: bytes, digest: str) -> bool:
+    """Whether `data` is the file that was committed with the sha256 `digest`, byte for byte."""
+    try:
+        at = _seal_at(data)
+    except ValueError:
+        return False
+    hashed = sha256(memoryview(data)[:at])
+    hashed.update(_NO_SEAL.encode())
+    hashed.update(memoryview(data)[at + len(_NO_SEAL) :])
+    return data[at : at + len(_NO_SEAL)] == digest.encode() and hashed.hexdigest() == digest
 
 
 def _leaves(arrow: pa.Schema) -> list[str]:
@@ -91,12 +139,16 @@ def _as_promised(table: pa.Table, stage: str) -> pa.Table:
 
 
 def read_footer(path: str) -> Footer | None:
-    """The footer of a chunk file, None where the file is torn or not one of ours."""
+    """The footer of a chunk file, None where the file is torn, not one of ours, or was written over by another program, which
+    loses the sha256. Files of the first version never had one, nor `made_from`."""
     try:
         with files.open_file(path) as file:
             found = pq.ParquetFile(file)
             mark: Any = json.loads((found.schema_arrow.metadata or {})[FOOTER_KEY])
-            footer = Footer(**mark)
+            seal = (found.metadata.metadata or {}).get(SEAL_KEY, b"").decode()
+            footer = Footer(**{**mark, "sha256": seal})
+            if not seal and "made_from" in mark:
+                return None
             return footer if found.metadata.num_rows == footer.rows else None
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
         return None

@@ -9,6 +9,7 @@ from capfilt.config.pipeline import Pipeline
 from capfilt.plan import Plan
 from capfilt.run import files
 from capfilt.run.progress import RunProgress
+from capfilt.run.scratch import Scratch
 from capfilt.run.steps import Steps
 
 
@@ -19,6 +20,7 @@ class Context:
     steps: Steps
     progress: RunProgress
     command: str
+    scratch: Scratch
 
     def path(self, *names: str) -> str:
         return files.join(self.pipeline.output, *names)

@@ -14,6 +14,7 @@ from capfilt.errors import CapfiltError
 from capfilt.filters.base import Embedder
 from capfilt.run import files
 from capfilt.run.context import Context
+from capfilt.run.scratch import local_folder
 from capfilt.run.steps import key_of
 
 
@@ -38,7 +39,8 @@ def decide(context: Context, scored: Scored, keys: dict[str, str]) -> Iterator[s
     if pipeline.dedup is not None:
         key = keys["dedup"] = key_of("dedup", key, context.plan.settings["dedup"])
         done = [f"{folder}/dedup/{name}.parquet" for name in ("pairs", "contamination")]
-        context.steps.run(f"{folder}/dedup", key, done, lambda: _dedup(context, scored), clear=[f"{folder}/dedup"])
+        clear, told = [f"{folder}/dedup"], [f"{folder}/dedup/summary.json"]
+        context.steps.run(f"{folder}/dedup", key, done, lambda: _dedup(context, scored), clear=clear, sealed=told)
         yield f"{folder}/dedup"
 
     if pipeline.select is not None:
@@ -50,13 +52,21 @@ def decide(context: Context, scored: Scored, keys: dict[str, str]) -> Iterator[s
     if pipeline.write is not None:
         key = keys["write"] = key_of("write", key, context.plan.settings["write"])
         done = [f"{folder}/dataset/manifest.json"]
-        context.steps.run(f"{folder}/write", key, done, lambda: _write(context, scored), clear=[f"{folder}/dataset"])
+        context.steps.run(f"{folder}/write", key, done, lambda: _write(context, scored), **_shards(pipeline, folder))
         yield f"{folder}/write"
         if pipeline.pretrain is not None and not (files.get_json(context.path(*done)) or {}).get("rows", 1):
             raise CapfiltError(
                 f"{folder}: expected rows to train on, found that `select` kept none. Look at {folder}/selection/summary.json, "
                 f"lower select.min_itm, and run again with --from {folder}/select"
             )
+
+
+def _shards(pipeline: Pipeline, folder: str) -> dict[str, list[str]]:
+    """What `write` leaves beside the files that its manifest names with their sha256."""
+    beside = [f"{folder}/dataset/README.md"]
+    if pipeline.write is not None and "parquet" in pipeline.write.formats:
+        beside.append(f"{folder}/dataset/parquet/_common_metadata")
+    return {"clear": [f"{folder}/dataset"], "sealed": beside}
 
 
 def _dedup(context: Context, scored: Scored) -> None:
@@ -66,7 +76,9 @@ def _dedup(context: Context, scored: Scored) -> None:
     assert config is not None
     with context.progress.stage(f"round {scored.number} dedup", 1, "") as shown:
         embedder = _embedder(scored) if config.decontaminate else None
-        dedup(config, scored.candidates, context.round_path(scored.number, "dedup"), embedder=embedder)
+        here = f"round-{scored.number}", "dedup"
+        dedup(config, scored.candidates, str(context.scratch.path(*here)), embedder=embedder)
+        context.scratch.send(*here)
         shown.advance(1)
 
 
@@ -77,7 +89,8 @@ def _embedder(scored: Scored) -> Embedder | None:
     config = scored.pipeline.filter
     assert config is not None
     device = "cuda" if scored.pipeline.resources.filter.gpus > 0 else "cpu"
-    built = build_filter(config, trained=scored.scorer, device=device)
+    with local_folder(scored.scorer or "") as trained:
+        built = build_filter(config, trained=trained or None, device=device)
     return built if isinstance(built, Embedder) else None
 
 
@@ -86,11 +99,12 @@ def _select(context: Context, scored: Scored) -> None:
 
     pipeline = context.pipeline
     assert pipeline.select is not None
-    folder = context.round_path(scored.number, "dedup") if pipeline.dedup is not None else None
+    number, scratch = f"round-{scored.number}", context.scratch
+    folder = str(scratch.fetch(number, "dedup")) if pipeline.dedup is not None else None
     with context.progress.stage(f"round {scored.number} select", 1, "") as shown:
-        summary = select(
-            pipeline.select, scored.candidates, folder, context.round_path(scored.number, "selection"), dedup=pipeline.dedup
-        )
+        out = str(scratch.path(number, "selection"))
+        summary = select(pipeline.select, scored.candidates, folder, out, dedup=pipeline.dedup)
+        scratch.send(number, "selection")
         rows = summary.get("rows") or 0
         facts = {"kept": summary.get("kept_rows", 0) / rows} if rows else {}
         shown.advance(1, **facts)
@@ -122,13 +136,16 @@ def _write(context: Context, scored: Scored) -> None:
         "captioner": None if models.caption is None else _called(models.caption.captioner, scored.number),
         "filter": None if models.filter is None else _called(models.filter.filter, scored.number),
     }
+    number, scratch = f"round-{scored.number}", context.scratch
     with context.progress.stage(f"round {scored.number} write", 1, "") as shown:
         manifest = write(
             config,
-            selection=context.round_path(scored.number, "selection", "selection.parquet"),
+            selection=str(scratch.fetch(number, "selection") / "selection.parquet"),
             candidates=scored.candidates,
             pool=scored.pool,
-            out=context.round_path(scored.number, "dataset"),
+            out=str(scratch.path(number, "dataset")),
             card=card,
         )
+        scratch.send(number, "dataset")
+        scratch.drop(number, "dataset")
         shown.advance(1, rows=manifest.get("rows", 0), texts=manifest.get("texts", 0))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from capfilt.dedup.records import PAIRS_FILE
 from capfilt.errors import InputError
+from capfilt.run.files import get_json, lines
 from capfilt.schema import POOL_COLUMNS, UPSTREAM
 from capfilt.writers.shards import row_key, shard_name
 
@@ -25,7 +26,8 @@ _TOLD = ("row_id", "status", "error", "captions")  # of the candidates: what a r
 def explain(run_folder: Path, uid: str) -> list[Json]:
     """One entry per row whose uid or row id is `uid`, by row id.
 
-    An entry holds the row as it is in the pool (without its picture), and `rounds`: per round `status`, `error`, `captions`
+    An entry holds the row as it is in the pool (without its picture), and `rounds`: per round `status` (`quarantined` where its
+    chunk failed as a whole), `error`, `captions`
     (each with `kept` and `reason` where the round has decided), `group`, `group_members`, `neighbours`, `survivor`,
     `contaminated_by`, and `dataset`, where the row lies (`shard`, `key`, `files`), None where it was not written.
 
@@ -70,7 +72,7 @@ def _story(folder: Path, number: int, chunk_file: str, row_id: str) -> Json | No
     candidates = folder / "candidates" / chunk_file
     row = _one(candidates, row_id, _TOLD) if candidates.is_file() else None
     if row is None:
-        return None
+        return _set_aside(folder, number, chunk_file)
     story: Json = {"round": number, "status": row["status"], "error": row["error"], "captions": row["captions"] or []}
     selection = folder / "selection" / "selection.parquet"
     decided = _one(selection, row_id) if selection.is_file() else None
@@ -83,6 +85,18 @@ def _story(folder: Path, number: int, chunk_file: str, row_id: str) -> Json | No
     story["neighbours"] = _neighbours(folder / "dedup" / PAIRS_FILE, row_id)
     story["dataset"] = _place(folder / "dataset", selection, row_id) if any(decided["kept"]) else None
     return story
+
+
+def _set_aside(folder: Path, number: int, chunk_file: str) -> Json | None:
+    """A row whose chunk failed as a whole in this round; None where the round has not come to it."""
+    chunk_id = chunk_file.removeprefix("chunk-").removesuffix(".parquet")
+    mark = get_json(str(folder.parent / "steps" / f"{folder.name}-candidates.json")) or {}
+    if chunk_id not in mark.get("left_out", ()):
+        return None
+    known = [line for line in lines(str(folder.parent), "quarantine") if line.get("chunk_id") == chunk_id]
+    told = known[-1] if known else {}
+    where = f" at {told['at']}" if told.get("at") else ""
+    return {"round": number, "status": "quarantined", "error": f"{told.get('error', 'unknown')}{where}", "captions": []}
 
 
 def _one(path: Path, row_id: str, columns: tuple[str, ...] | None = None) -> Json | None:

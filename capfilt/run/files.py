@@ -1,17 +1,28 @@
 """Files of a run folder, local or behind any fsspec address, that appear whole or not at all.
 
-Knows nothing about what is in them.
+Knows nothing about what is in them. What the disk or the store refuses to take is an `OutputError`, in a worker too.
 """
 
+import errno
 import json
 import os
+import re
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
+
+from capfilt.errors import CapfiltError, OutputError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
+LEFT_OVER = re.compile(r"\.(lease-[0-9a-f]{32}|.+\.\d+-\d+\.part|(pretrained|captioner|filter)\.(part|old)|\w+\.parquet\.\d+)")
+"""Names that only a writer in the middle of its work uses: whoever finds one under the lease finds what a kill left."""
 
 
 def is_remote(path: str) -> bool:
@@ -26,8 +37,65 @@ def join(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/"), *names])
 
 
+def output_error(problem: BaseException, where: str) -> OutputError | None:
+    """`problem` as what the user can mend: no room, no permission, no folder; None where it is something else."""
+    number = problem.errno if isinstance(problem, OSError) else None
+    if isinstance(problem, PermissionError):
+        number = number or errno.EACCES  # of an object store
+    if number is None and (told := re.search(r"\(os error (\d+)\)", str(problem))):  # a library written in Rust
+        number = int(told[1])
+    before = problem.__cause__ or problem.__context__
+    if number is None and before is not None and isinstance(problem, RuntimeError):  # torch hides it behind an error of its own
+        return output_error(before, where)
+    reason = os.strerror(number) if number is not None else ""
+    if number in NO_ROOM:
+        return OutputError(
+            f"{where}: expected room to write, found: {reason}. What was done is kept: make room, then run the same command again"
+        )
+    if number in NOT_ALLOWED:
+        return OutputError(
+            f"{where}: expected to be allowed to write, found: {reason}. What was done is kept: change the permissions and run "
+            "the same command again, or name another `output`"
+        )
+    if number in NO_FOLDER:
+        return OutputError(f"{where}: expected a folder or nothing on the way to it, found: {reason}. Name another `output`")
+    return None
+
+
+@contextmanager
+def writing(where: str, *, inside: bool = False) -> Iterator[None]:
+    """Around what writes to `where`.
+
+    Args:
+        inside: Around more than that, such as reading inputs: what is forbidden counts only for files inside `where`.
+
+    Raises:
+        OutputError: Instead of the OSError of a full or forbidden disk; others pass.
+    """
+    try:
+        yield
+    except CapfiltError:
+        raise
+    except Exception as problem:
+        name = str(getattr(problem, "filename", None) or "")
+        told = output_error(problem, where)
+        is_elsewhere = isinstance(problem, OSError) and problem.errno not in NO_ROOM and name
+        if told is None or (inside and is_elsewhere and not name.startswith(str(local(where)) + os.sep)):
+            raise
+        raise told from problem
+
+
 def put(path: str, data: bytes | memoryview) -> None:
-    """Write beside, fsync, rename; on an object store a single put, which is whole by nature."""
+    """Write beside, fsync, rename; on an object store a single put, which is whole by nature.
+
+    Raises:
+        OutputError: If there is no room, or no permission to write there.
+    """
+    with writing(path):
+        _put(path, data)
+
+
+def _put(path: str, data: bytes | memoryview) -> None:
     if is_remote(path):
         filesystem, inner = fsspec.core.url_to_fs(path)
         filesystem.pipe_file(inner, bytes(data))
@@ -54,6 +122,37 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def put_file(path: str, source: Path) -> None:
+    """As `put`, for a file of this machine that need not fit into memory."""
+    with writing(path):
+        if is_remote(path):
+            filesystem, inner = fsspec.core.url_to_fs(path)
+            filesystem.put_file(str(source), inner)
+        elif local(path) != source:
+            _put(path, source.read_bytes())
+
+
+def create(path: str, data: bytes) -> bool:
+    """Write a file that must not be there yet; False if it is. A store that cannot refuse overwrites."""
+    with writing(path):
+        if is_remote(path):
+            filesystem, inner = fsspec.core.url_to_fs(path)
+            if filesystem.exists(inner):
+                return False
+            try:
+                filesystem.pipe_file(inner, data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+        local(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with local(path).open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+        return True
 
 
 def put_changed(path: str, data: bytes | memoryview) -> None:
@@ -133,6 +232,15 @@ def remove(path: str) -> None:
         target.unlink(missing_ok=True)
 
 
+def sweep(folder: str) -> None:
+    """Delete what writers that were killed left directly inside a local folder; nobody may be writing there."""
+    if is_remote(folder):
+        return
+    for path in listing(folder, "."):
+        if LEFT_OVER.fullmatch(path.rpartition("/")[2]):
+            remove(path)
+
+
 def append_line(folder: str, name: str, value: dict[str, Any]) -> None:
     """One line of events/`name`.jsonl; on an object store, which cannot append, a small file of its own."""
     line = json.dumps(value, ensure_ascii=False) + "\n"
@@ -141,9 +249,10 @@ def append_line(folder: str, name: str, value: dict[str, Any]) -> None:
         put(join(folder, "events", f"{name}-{known:06d}.jsonl"), line.encode())
         return
     path = local(join(folder, "events", f"{name}.jsonl"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line)
+    with writing(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
 
 
 def lines(folder: str, name: str) -> Sequence[dict[str, Any]]:

@@ -3,6 +3,7 @@
 Works on counts alone; knows nothing about files or executors.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 
@@ -21,6 +22,7 @@ class Funnel:
 
     Args:
         healthy: Rows that enter, by chunk id: all rows for the pool, rows with status ok for the candidates.
+        command: That continues the run; told when it must end.
     """
 
     def __init__(self, job: Job, healthy: Mapping[str, int], command: str) -> None:
@@ -58,9 +60,19 @@ class Funnel:
                 why = f" (first: {self._why[stage]})" if stage in self._why else ""
                 raise FailureBudgetError(
                     f"{name}: expected at most {limit:.1%} of {self.total:,} rows to fail, found {failed:,}{why}. What was done "
-                    "is kept, and events/quarantine.jsonl names the chunks. Mend the cause and retry just them with: "
-                    f"{self._command}"
+                    f"is kept. Mend the cause, then retry just what failed: {self._advice(stage)}"
                 )
+
+    def _advice(self, stage: str) -> str:
+        """The commands that help, in order, one after the other with ` && `."""
+        retry = f"capfilt retry {shlex.quote(self._job.pipeline.output)}"
+        steps = [f"{retry} --quarantined"] if stage in self._why else []
+        if self._job.kind == "pool" and self.counts["download_failed"]:
+            steps.append(f"{retry} --status download_failed")
+        again = self._command
+        if self._job.kind == "candidates" and self.counts[f"{stage}_failed"]:
+            again += f" --from round-{self._job.round_number}/{stage}"
+        return " && ".join([*steps, again])
 
     def _stages(self, rates: FailureRates) -> list[tuple[str, int, float | None]]:
         if self._job.kind == "pool":

@@ -3,6 +3,7 @@
 The files are the truth and nothing else is kept; knows nothing about how they were made.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from capfilt.errors import RunStateError
@@ -18,12 +19,15 @@ class Ledger:
     Args:
         fingerprint: That every file must carry: of the settings, models and inputs that decide its content.
         redo: The stage to name in the advice when a file carries another.
+        made_from: For candidates, the sha256 of the pool's chunks: a file made from another is deleted, so that a chunk whose
+            rows were tried again is done again.
     """
 
-    def __init__(self, folder: str, fingerprint: str, *, redo: str) -> None:
+    def __init__(self, folder: str, fingerprint: str, *, redo: str, made_from: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self._fingerprint = fingerprint
         self._redo = redo
+        self._made_from = made_from
 
     def done(self) -> dict[str, Footer]:
         """Committed chunks by id. A torn file is set aside as `<name>.torn`, so its chunk is done again.
@@ -43,6 +47,8 @@ class Ledger:
                     f"{path}: expected fingerprint {self._fingerprint}, found {footer.fingerprint}: it was made with other "
                     f"settings or models. Run again with --from {self._redo} to make this stage and what follows anew"
                 )
+            elif self._made_from is not None and footer.made_from != self._made_from.get(footer.chunk_id, footer.made_from):
+                files.remove(path)
             else:
                 found[footer.chunk_id] = footer
         return found

@@ -21,8 +21,7 @@ def plan_pipeline(pipeline: Pipeline, limit: int | None = None) -> Plan:
     """
     notes: list[str] = []
     found = _inputs(pipeline, notes)
-    known = index.load(pipeline.output)
-    plan = make_plan(pipeline, index.extend(known, found), limit=limit, done=done_files(pipeline, plan_stages(pipeline, 1, {})))
+    plan = make_plan(pipeline, found, limit=limit, done=done_files(pipeline, plan_stages(pipeline, 1, {})))
     changed = changes(pipeline, limit)
     if changed:
         touched = plan.stages[first_touched(plan.stages, [path for path, _, _ in changed])]
@@ -55,15 +54,13 @@ def done_files(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> dict[str, 
     return done
 
 
-def wanted_columns(pipeline: Pipeline) -> list[str]:
-    return [*pipeline.read.columns.values(), *pipeline.read.keep_columns]
-
-
 def _inputs(pipeline: Pipeline, notes: list[str]) -> list[InputFile]:
     """The index as `scan` gives it; of a small web that is not built yet, as it will be."""
     web = files.join(pipeline.output, "miniweb", "web.parquet")
     if pipeline.miniweb is None or files.exists(web) or pipeline.read.paths != [web]:
-        return index.scan(pipeline.read.paths, wanted_columns(pipeline))
+        found = index.scan(pipeline.read, index.load(pipeline.output))
+        notes += [f"{file.path} {file.problem}" for file in found if file.problem]
+        return found
     notes.append("the small web is not built yet: `run` builds it; rows and chunks are as they will be, chunk ids are not")
     left, groups = pipeline.miniweb.pictures, []
     while left > 0:

@@ -7,11 +7,12 @@ import json
 import re
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.source import dump
 from capfilt.errors import RunStateError
-from capfilt.plan import ROUND_STAGES, Plan, PlannedStage, find_stage, first_touched
+from capfilt.plan import ROUND_STAGES, Plan, PlannedStage, find_stage, first_touched, fold
 from capfilt.run import files
 from capfilt.run.planning import changes
 
@@ -94,15 +95,39 @@ def record(pipeline: Pipeline, plan: Plan) -> list[str]:
     """Write config.yaml and plan.json; gives a warning for each library whose version has changed since the run began."""
     before = (files.get_json(files.join(pipeline.output, "plan.json")) or {}).get("versions", {})
     now = {name: _version(name) for name in VERSIONS}
-    files.put_changed(files.join(pipeline.output, "config.yaml"), dump(pipeline.model_dump(mode="json")).encode())
+    tree = pipeline.model_dump(mode="json")
+    config = {name: value if name == "output" else _folded(value, pipeline.output) for name, value in tree.items()}
+    files.put_changed(files.join(pipeline.output, "config.yaml"), dump(config).encode())
     told = {**plan.to_json(), "versions": {**now, **before}}
     if told != files.get_json(files.join(pipeline.output, "plan.json")):
         files.put_json(files.join(pipeline.output, "plan.json"), told)
+    return version_warnings(pipeline.output)
+
+
+def version_warnings(output: str) -> list[str]:
+    """One for each library whose version has changed since the run began."""
+    before = (files.get_json(files.join(output, "plan.json")) or {}).get("versions", {})
     return [
-        f"warning: this run was begun with {name} {old}, now {now[name]}: what is made from here on may differ in the last digits"
+        f"warning: this run was begun with {name} {old}, now {_version(name)}: what is made now may differ in the last digits"
         for name, old in before.items()
-        if name in now and now[name] != old
+        if name in VERSIONS and _version(name) != old
     ]
+
+
+def limit_of(output: str) -> int | None:
+    """`--limit` of the run in this folder."""
+    settings = (files.get_json(files.join(output, "plan.json")) or {}).get("settings", {})
+    limit: int | None = settings.get("limit")
+    return limit
+
+
+def _folded(value: Any, output: str) -> Any:
+    """The same tree with `{output}` for the run folder, so that a run that was moved finds its own files."""
+    if isinstance(value, dict):
+        return {name: _folded(inner, output) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_folded(inner, output) for inner in value]
+    return fold(value, output) if isinstance(value, str) else value
 
 
 def _rounds(output: str, first: int) -> list[str]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from capfilt.identity import content_hash, fingerprint
@@ -19,13 +20,23 @@ class Steps:
 
     output: str
 
-    def run(self, label: str, key: str, complete: Sequence[str], make: Callable[[], None], *, clear: Sequence[str] = ()) -> bool:
+    def run(
+        self,
+        label: str,
+        key: str,
+        complete: Sequence[str],
+        make: Callable[[], None],
+        *,
+        clear: Sequence[str] = (),
+        sealed: Sequence[str] = (),
+    ) -> bool:
         """Call `make` unless the step is done; True if it was called.
 
         Args:
             label: `round-N/stage`.
             complete: Files that a finished step has, relative to the run folder.
             clear: What else it leaves; deleted together with `complete` where an earlier start had another key.
+            sealed: Further files it leaves whose sha256 is to be kept, as that of `complete` always is.
         """
         mark = files.join(self.output, "steps", label.replace("/", "-") + ".json")
         before = files.get_json(mark)
@@ -38,7 +49,8 @@ class Steps:
         files.put_json(mark, {"key": key, "state": "begun"})
         with self.timed(label):
             make()
-        files.put_json(mark, {"key": key, "state": "done"})
+        hashes = {path: file_sha256(files.join(self.output, path)) for path in (*complete, *sealed)}
+        files.put_json(mark, {"key": key, "state": "done", "sha256": {path: seal for path, seal in hashes.items() if seal}})
         return True
 
     @contextmanager
@@ -50,6 +62,18 @@ class Steps:
         finally:
             seconds = round(time.monotonic() - begun, 3)
             files.append_line(self.output, "phases", {"phase": phase, "seconds": seconds, "started": round(started, 3)})
+
+
+def file_sha256(path: str) -> str | None:
+    """Hex digest of a file read in pieces, None where there is none."""
+    digest = sha256()
+    try:
+        with files.open_file(path) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except FileNotFoundError:
+        return None
+    return digest.hexdigest()
 
 
 def key_of(*parts: Any) -> str:

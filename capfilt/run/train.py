@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from capfilt.config.pipeline import Pipeline
+from capfilt.config.round import CustomModel
 from capfilt.run import files
 from capfilt.run.context import Context
 from capfilt.run.decide import Scored
@@ -62,7 +64,17 @@ def _model_step(context: Context, number: int, name: str, key: str, models: tupl
     done = [f"{folder}/models/{model}/{file}" for model in models for file in MODEL_FILES]
     work = ["pretrain"] if name == "pretrain" else list(models)
     clear = [f"{folder}/models/{model}" for model in models] + [f"{folder}/training/{part}" for part in work]
+    if name == "finetune" and _next_round_uses_them(context.pipeline):
+        # The next round's texts and scores come from the models that give way here. Without this line the run would refuse
+        # its own models as changed ones.
+        clear += [f"round-{number + 1}/candidates", f"steps/round-{number + 1}-candidates.json"]
     context.steps.run(f"{folder}/{name}", key, done, make, clear=clear)
+
+
+def _next_round_uses_them(pipeline: Pipeline) -> bool:
+    """Models of the user's own stay; published checkpoints give way to what a round fine-tuned."""
+    models = [pipeline.caption and pipeline.caption.captioner, pipeline.filter and pipeline.filter.filter]
+    return any(model is not None and not isinstance(model, CustomModel) for model in models)
 
 
 def _pretrain(context: Context, number: int, web: tuple[str, ...], kind: Literal["pool", "dataset"]) -> None:
@@ -70,12 +82,12 @@ def _pretrain(context: Context, number: int, web: tuple[str, ...], kind: Literal
 
     config = context.pipeline.pretrain
     assert config is not None
-    with _shown(context, f"round {number} pretrain", config.steps) as on_step:
+    with _training(context, number, "pretrain", "pretrained", config.steps) as (out, work, on_step):
         pretrain(
             config,
             web=WebPairs(files=web, kind=kind),
-            out=Path(context.round_path(number, "models", "pretrained")),
-            work=Path(context.round_path(number, "training", "pretrain")),
+            out=out,
+            work=work,
             # The same in every round: the new model starts from the weights that round 0 started from, and sees other pairs.
             seed=context.pipeline.seed,
             device=_device(context),
@@ -90,29 +102,29 @@ def _finetune(context: Context, number: int) -> None:
 
     config = context.pipeline.finetune
     assert config is not None
-    start = Path(context.round_path(number, "models", "pretrained"))
-    with _shown(context, f"round {number} captioner", config.captioner.steps) as on_step:
+    start = context.scratch.fetch(f"round-{number}", "models", "pretrained")
+    with _training(context, number, "captioner", "captioner", config.captioner.steps) as (out, work, on_step):
         finetune_captioner(
             config.captioner,
             human=config.human,
             image_px=config.image_px,
             start=start,
-            out=Path(context.round_path(number, "models", "captioner")),
-            work=Path(context.round_path(number, "training", "captioner")),
+            out=out,
+            work=work,
             seed=context.pipeline.seed,
             device=_device(context),
             workers=context.pipeline.resources.train.workers,
             prompt=_prompt(context),
             on_step=on_step,
         )
-    with _shown(context, f"round {number} filter", config.filter.steps) as on_step:
+    with _training(context, number, "filter", "filter", config.filter.steps) as (out, work, on_step):
         finetune_filter(
             config.filter,
             human=config.human,
             image_px=config.image_px,
             start=start,
-            out=Path(context.round_path(number, "models", "filter")),
-            work=Path(context.round_path(number, "training", "filter")),
+            out=out,
+            work=work,
             seed=context.pipeline.seed,
             device=_device(context),
             workers=context.pipeline.resources.train.workers,
@@ -130,7 +142,7 @@ def _evaluate(context: Context, number: int, scored: Scored | None) -> None:
     with context.progress.stage(f"round {number} evaluate", 1, "") as shown:
         measured = evaluate(
             pipeline.evaluate,
-            models={name: Path(context.round_path(number, "models", name)) for name in names},
+            models={name: context.scratch.fetch(f"round-{number}", "models", name) for name in names},
             candidates=() if scored is None else scored.candidates,
             selection=context.round_path(number, "selection", "selection.parquet") if selected else None,
             round_number=number,
@@ -146,17 +158,39 @@ def _evaluate(context: Context, number: int, scored: Scored | None) -> None:
 
 
 @contextmanager
-def _shown(context: Context, title: str, steps: int) -> Iterator[Callable[[Any], None]]:
-    """A training run on the display; a resumed one begins at its checkpoint's step."""
-    with context.progress.stage(title, steps, "steps") as shown:
+def _training(
+    context: Context, number: int, name: str, model: str, steps: int
+) -> Iterator[tuple[Path, Path, Callable[[Any], None]]]:
+    """One training on the display: where its model goes, where its state lies, and what it is to tell of its steps.
+
+    On an object store both folders are on this machine, and what is new in them is sent as it comes: a new checkpoint at the next
+    report, the model at the end.
+    """
+    scratch, out, work = context.scratch, (f"round-{number}", "models", model), (f"round-{number}", "training", name)
+    if all(files.exists(context.path(*out, file)) for file in MODEL_FILES):
+        scratch.fetch(*out)
+    folder = scratch.fetch(*work)
+    sent: list[str] = []
+    with context.progress.stage(f"round {number} {name}", steps, "steps") as shown:
         last = 0
 
-        def on_step(report: Any) -> None:
-            nonlocal last
+        def on_step(report: Any) -> None:  # a resumed training begins at its checkpoint's step
+            nonlocal last, sent
             shown.advance(report.step - last, loss=float(report.loss))
             last = report.step
+            known = files.listing(str(folder / "checkpoint"), suffix=".pt") if scratch.is_remote else []
+            if known != sent:
+                scratch.send(*work, "checkpoint")
+                scratch.send(*work, "log.jsonl")
+                sent = known
 
-        yield on_step
+        yield scratch.path(*out), folder, on_step
+    # What is left where the model was saved, and the driver killed before it could tidy up.
+    files.remove(str(folder / "checkpoint"))
+    for path in files.listing(str(folder), suffix=".pictures"):
+        files.remove(path)
+    scratch.send(*out)
+    scratch.send(*work)
 
 
 def _prompt(context: Context) -> str:

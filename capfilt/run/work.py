@@ -1,12 +1,13 @@
 """What a worker does with one chunk: run its stages, commit, and tell the outcome as data.
 
-A failing chunk is retried here and then reported; only a CapfiltError, which no retry can help, ends the run. Knows no executor.
+A failing chunk is retried here and then reported with the rows that were at work; only a CapfiltError, which no retry can help,
+ends the run. Knows no executor.
 """
 
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -15,18 +16,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from capfilt import errors
+from capfilt.modeling.memory import shrinking
 from capfilt.plan import Chunk
 from capfilt.run import files
+from capfilt.run.again import with_new_answers
 from capfilt.run.build import Job, StageName, build_stage, limit_threads
-from capfilt.run.commit import Footer, chunk_path, commit
-from capfilt.stages.base import RowStage
+from capfilt.run.commit import SEAL_KEY, Footer, chunk_path, commit, read_footer
+from capfilt.stages.base import RowStage, watched
 
 Made = TypeVar("Made")
+BATCH_KEY = b"capfilt.batch"
+"""In the schema of a table on its way to the filter, beside SEAL_KEY: how the captioner's batches shrank."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one chunk ended. `fatal` names the CapfiltError class that must end the run; `error` alone quarantines the chunk."""
+    """How one chunk ended. `fatal` names the CapfiltError class that must end the run; `error` alone quarantines the chunk.
+
+    `sha256` is of the committed file. `at` names the rows that were at work when it failed, where that is known. `batch` says how
+    the model batches shrank for want of GPU memory, as in `caption 64 -> 32`.
+    """
 
     chunk_id: str
     stage: str
@@ -38,6 +47,9 @@ class Outcome:
     believed: int = 0  # of those, at or above `select.min_itm`; for the display, `select` decides
     error: str | None = None
     fatal: str | None = None
+    sha256: str = ""
+    at: str | None = None
+    batch: str | None = None
 
 
 class Stages:
@@ -78,10 +90,19 @@ class PoolWork:
         def make() -> Footer:
             from capfilt.stages.read import read_chunk
 
-            table = self._stages(read_chunk(chunk, self._job.pipeline.read))
-            return commit(table, self._job.folder, chunk_id=chunk.chunk_id, fingerprint=self._job.fingerprint, stage="pool")
+            job, read = self._job, read_chunk(chunk, self._job.pipeline.read)
+            if job.again is None:
+                table = self._stages(read)
+            else:
+                known = _committed(job.folder, chunk.chunk_id)
+                changed = with_new_answers(known, job.again, read, self._stages)
+                footer = read_footer(chunk_path(job.folder, chunk.chunk_id)) if changed is None else None
+                if footer is not None:
+                    return footer
+                table = known if changed is None else changed
+            return commit(table, job.folder, chunk_id=chunk.chunk_id, fingerprint=job.fingerprint, stage="pool")
 
-        return _told(chunk.chunk_id, self.stage, self._job, make, lambda: None)[0]
+        return _told(chunk.chunk_id, self.stage, self._job, make, lambda: None, list)[0]
 
 
 class CaptionWork:
@@ -95,10 +116,19 @@ class CaptionWork:
 
     def __call__(self, chunk_id: str) -> tuple[Outcome, pa.Table | None]:
         def make() -> pa.Table:
-            with files.open_file(chunk_path(self._job.pool, chunk_id)) as file:
-                return self._stages(pq.read_table(file).replace_schema_metadata(None))
+            with files.open_file(chunk_path(self._job.pool, chunk_id)) as file, pq.ParquetFile(file) as found:
+                seal = (found.metadata.metadata or {}).get(SEAL_KEY, b"")
+                table = found.read().replace_schema_metadata(None)
+            # The filter's worker may be another process: the table takes along which pool chunk it comes from.
+            return self._stages(table).replace_schema_metadata({SEAL_KEY: seal})
 
-        return _told(chunk_id, self.stage, self._job, make, self._stages.forget)
+        def narrow(row_ids: Sequence[str]) -> Sequence[str]:
+            return at_fault(self._stages, _committed(self._job.pool, chunk_id), row_ids)
+
+        outcome, table = _told(chunk_id, self.stage, self._job, make, self._stages.forget, narrow)
+        if table is not None and outcome.batch is not None:
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), BATCH_KEY: outcome.batch})
+        return outcome, table
 
 
 class FilterWork:
@@ -113,16 +143,32 @@ class FilterWork:
 
     def __call__(self, chunk_id: str, table: pa.Table) -> Outcome:
         seen = (0, 0)
+        known = table.schema.metadata or {}
+        made_from, shrunk = known.get(SEAL_KEY, b"").decode(), known.get(BATCH_KEY, b"").decode()
+        table = table.replace_schema_metadata(None)
 
         def make() -> Footer:
             nonlocal seen
             done = self._stages(table)
             if self._job.pipeline.select is not None:
                 seen = _believed(done, self._job.pipeline.select.min_itm)
-            return commit(done, self._job.folder, chunk_id=chunk_id, fingerprint=self._job.fingerprint, stage="candidates")
+            job = self._job
+            return commit(
+                done, job.folder, chunk_id=chunk_id, fingerprint=job.fingerprint, stage="candidates", made_from=made_from
+            )
 
-        outcome = _told(chunk_id, self.stage, self._job, make, self._stages.forget)[0]
-        return replace(outcome, texts=seen[0], believed=seen[1])
+        def narrow(row_ids: Sequence[str]) -> Sequence[str]:
+            return at_fault(self._stages, table, row_ids)
+
+        outcome = _told(chunk_id, self.stage, self._job, make, self._stages.forget, narrow)[0]
+        batch = ", ".join(told for told in (shrunk, outcome.batch) if told) or None
+        return replace(outcome, texts=seen[0], believed=seen[1], batch=batch)
+
+
+def _committed(folder: str, chunk_id: str) -> pa.Table:
+    """The rows of a committed chunk, without what its footer says."""
+    with files.open_file(chunk_path(folder, chunk_id)) as file:
+        return pq.read_table(file).replace_schema_metadata(None)
 
 
 def _believed(table: pa.Table, min_itm: float) -> tuple[int, int]:
@@ -133,15 +179,31 @@ def _believed(table: pa.Table, min_itm: float) -> tuple[int, int]:
 
 
 def _told(
-    chunk_id: str, stage: str, job: Job, make: Callable[[], Made], forget: Callable[[], None]
+    chunk_id: str,
+    stage: str,
+    job: Job,
+    make: Callable[[], Made],
+    forget: Callable[[], None],
+    narrow: Callable[[Sequence[str]], Sequence[str]],
 ) -> tuple[Outcome, Made | None]:
-    """`make` tried `1 + retries_per_chunk` times; errors that no retry can help end it at once."""
+    """`make` tried `1 + retries_per_chunk` times; errors that no retry can help end it at once.
+
+    After the last try `narrow` finds, among the rows that were at work, those at fault.
+    """
     started = time.monotonic()
     tries = 1 + job.pipeline.resources.retries_per_chunk
     error = ""
+    rows: Sequence[str] = ()
+
+    def watch(row_ids: Sequence[str]) -> None:
+        nonlocal rows
+        rows = row_ids
+
     for attempt in range(1, tries + 1):
+        rows = ()
         try:
-            made = make()
+            with watched(watch), shrinking() as shrunk:
+                made = make()
         except errors.CapfiltError as problem:
             return Outcome(chunk_id, stage, attempts=attempt, error=str(problem), fatal=type(problem).__name__), None
         except Exception as problem:  # whatever a stage raises is the chunk's, not the run's
@@ -149,9 +211,42 @@ def _told(
             forget()
         else:
             counts = made.counts if isinstance(made, Footer) else {}
-            rows = made.rows if isinstance(made, Footer) else 0
-            return Outcome(chunk_id, stage, counts, rows, time.monotonic() - started, attempt), made
-    return Outcome(chunk_id, stage, seconds=time.monotonic() - started, attempts=tries, error=error), None
+            count = made.rows if isinstance(made, Footer) else 0
+            seal = made.sha256 if isinstance(made, Footer) else ""
+            seconds = time.monotonic() - started
+            batch = f"{stage} {shrunk.told}" if shrunk.told else None
+            return Outcome(chunk_id, stage, counts, count, seconds, attempt, sha256=seal, batch=batch), made
+    at = rows_told(narrow(rows))
+    return Outcome(chunk_id, stage, seconds=time.monotonic() - started, attempts=tries, error=error, at=at), None
+
+
+def at_fault(stages: Callable[[pa.Table], pa.Table], table: pa.Table, row_ids: Sequence[str]) -> Sequence[str]:
+    """Of the rows that were at work when `stages` failed, the fewest of one half, quarter … that still fail by themselves.
+
+    Where both halves fail, or neither does, the cause is not one row (or the device is lost): then the search ends.
+    """
+
+    def fails(part: Sequence[str]) -> bool:
+        try:
+            stages(table.filter(pc.is_in(table["row_id"], value_set=pa.array(part, pa.string()))))
+        except Exception:  # whatever it raises: the question is only whether it does
+            return True
+        return False
+
+    while len(row_ids) > 1:
+        middle = len(row_ids) // 2
+        failing = [part for part in (row_ids[:middle], row_ids[middle:]) if fails(part)]
+        if len(failing) != 1:
+            break
+        row_ids = failing[0]
+    return row_ids
+
+
+def rows_told(row_ids: Sequence[str]) -> str | None:
+    """`row A`, or `rows A to B`; None where no row was at work."""
+    if not row_ids:
+        return None
+    return f"row {row_ids[0]}" if len(row_ids) == 1 else f"rows {row_ids[0]} to {row_ids[-1]}"
 
 
 def _brief(problem: BaseException) -> str:

@@ -3,6 +3,9 @@
 A row stage turns a table into a table with the same rows in the same order, knowing more. It never drops a row: it sets `status`.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -20,6 +23,26 @@ class RowStage(Protocol):
     writes: tuple[str, ...]
 
     def __call__(self, table: pa.Table) -> pa.Table: ...
+
+
+Watcher = Callable[[Sequence[str]], None]
+_WATCHERS: ContextVar[tuple[Watcher, ...]] = ContextVar("capfilt_watchers", default=())
+
+
+def at_work(row_ids: Sequence[str]) -> None:
+    """A stage says which rows it takes up now, none when it is through, so that whoever watches can name them if it fails."""
+    for watcher in _WATCHERS.get():
+        watcher(row_ids)
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """While entered, `watcher` is told what this thread's stages say through `at_work`."""
+    token = _WATCHERS.set((*_WATCHERS.get(), watcher))
+    try:
+        yield
+    finally:
+        _WATCHERS.reset(token)
 
 
 class Guarded:
@@ -54,11 +77,24 @@ class Guarded:
                 raise ContractError(
                     f"stage `{self.name}` dropped column `{name}`; a stage may only add or replace {list(self.writes)}"
                 )
-            if name not in self.writes and not before[name].equals(after[name]):
+            if name not in self.writes and not _same(before[name], after[name]):
                 raise ContractError(f"stage `{self.name}` changed column `{name}`; it may write only {list(self.writes)}")
         strangers = [name for name in after.column_names if name not in before.column_names and name not in self.writes]
         if strangers:
             raise ContractError(f"stage `{self.name}` added {strangers}; it may write only {list(self.writes)}")
+
+
+def _same(before: pa.ChunkedArray, after: pa.ChunkedArray) -> bool:
+    """Equal values. Arrow's own `equals` says that NaN, which pandas writes for a missing number, differs from itself."""
+    return before.equals(after) or (before.type == after.type and _bytes(before) == _bytes(after))
+
+
+def _bytes(column: pa.ChunkedArray) -> bytes:
+    sink = pa.BufferOutputStream()
+    table = pa.table({"column": column}).combine_chunks()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return bytes(sink.getvalue())
 
 
 def _put_back(table: pa.Table, done: pa.Table, is_healthy: "pa.Array") -> pa.Table:

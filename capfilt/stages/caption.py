@@ -10,6 +10,7 @@ from capfilt.config.round import CaptionConfig
 from capfilt.identity import row_seed
 from capfilt.images import ImageError, decode_rgb
 from capfilt.schema import CAPTION
+from capfilt.stages.base import at_work
 
 
 class CaptionStage:
@@ -28,9 +29,11 @@ class CaptionStage:
     def __call__(self, table: pa.Table) -> pa.Table:
         captions: list[list[dict[str, Any]]] = table["captions"].to_pylist()
         uids: list[str] = table["uid"].to_pylist()
+        row_ids: list[str] = table["row_id"].to_pylist()
         status, error = table["status"].to_pylist(), table["error"].to_pylist()
         image = table["image"].combine_chunks()
         for rows in _slices(table.num_rows, self._config.batch_size):
+            at_work(row_ids[rows.start : rows.stop])
             pictures, at = [], []
             for row in rows:
                 try:
@@ -43,6 +46,7 @@ class CaptionStage:
             seeds = [self._seeds(uids[row]) for row in at]
             for row, texts in zip(at, self._captioner.caption(pictures, seeds=seeds), strict=True):
                 captions[row].extend(self._candidate(k, text) for k, text in enumerate(texts))
+        at_work(())
         return (
             table.set_column(table.column_names.index("captions"), "captions", pa.array(captions, pa.list_(CAPTION)))
             .set_column(table.column_names.index("status"), "status", pa.array(status, pa.string()))

@@ -6,6 +6,7 @@ Knows nothing about what the columns mean.
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
+import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,7 +33,7 @@ def read_chunks(paths: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Tab
     for path in in_row_order(paths):
         try:
             # One thread: chunks are small, and starting threads for each costs more than it gains.
-            with pq.ParquetFile(path) as file:
+            with open_parquet(path) as file:
                 table = file.read(columns=["row_id", *columns], use_threads=False)
         except (OSError, pa.ArrowInvalid) as problem:
             raise InputError(
@@ -46,6 +47,11 @@ def read_chunks(paths: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Tab
             raise ContractError(f"rows must ascend by row_id within and over chunk files; `{path}` breaks the order")
         last = ids[-1].as_py()
         yield table
+
+
+def open_parquet(path: str) -> pq.ParquetFile:
+    """A Parquet file behind a path or any fsspec address, to be used in `with`."""
+    return pq.ParquetFile(fsspec.open(path, "rb").open() if "://" in path else path)
 
 
 def scored_round(run: Path, round_number: int | None) -> Path:

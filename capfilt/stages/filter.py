@@ -9,6 +9,7 @@ from capfilt.config.round import FilterConfig
 from capfilt.filters import Filter
 from capfilt.images import ImageError, decode_rgb
 from capfilt.schema import CAPTION, EMBEDDING, embedding_type
+from capfilt.stages.base import at_work
 
 
 class FilterStage:
@@ -25,11 +26,14 @@ class FilterStage:
     def __call__(self, table: pa.Table) -> pa.Table:
         captions: list[list[dict[str, Any]]] = table["captions"].to_pylist()
         status, error = table["status"].to_pylist(), table["error"].to_pylist()
+        row_ids: list[str] = table["row_id"].to_pylist()
         image = table["image"].combine_chunks()
         embeddings: list[np.ndarray[Any, Any] | None] = [None] * table.num_rows
         for start in range(0, table.num_rows, self._config.batch_size):
+            rows = range(start, min(start + self._config.batch_size, table.num_rows))
+            at_work(row_ids[rows.start : rows.stop])
             pictures, at = [], []
-            for row in range(start, min(start + self._config.batch_size, table.num_rows)):
+            for row in rows:
                 try:
                     pictures.append(decode_rgb(image[row].as_py()))
                     at.append(row)
@@ -50,6 +54,7 @@ class FilterStage:
                             "itc": None if scores.itc is None else scores.itc[i][j],
                         },
                     ]
+        at_work(())
         return (
             table.set_column(table.column_names.index("captions"), "captions", pa.array(captions, pa.list_(CAPTION)))
             .set_column(table.column_names.index("status"), "status", pa.array(status, pa.string()))

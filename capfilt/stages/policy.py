@@ -70,11 +70,17 @@ def judge(table: pa.Table, config: SelectConfig) -> Judged:
 def _wanted(
     config: SelectConfig, passes: BoolArray, row: IntArray, origin: npt.NDArray[np.int8], itm: Float32Array, rows: int
 ) -> BoolArray:
+    is_web = origin == ORIGINS.index("web")
     match config.policy:
         case "both":
             return passes
+        case "web":
+            only_web: BoolArray = passes & is_web
+            return only_web
+        case "synthetic":
+            only_synthetic: BoolArray = passes & (origin == ORIGINS.index("synthetic"))
+            return only_synthetic
         case "web_else_synthetic":
-            is_web = origin == ORIGINS.index("web")
             has_web = np.bincount(row[passes & is_web], minlength=rows) > 0
             wanted: BoolArray = passes & (is_web | ~has_web[row])
             return wanted

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from capfilt.config.round import WriteConfig
 from capfilt.errors import ContractError, InputError
 from capfilt.schema import DATASET, SCHEMA_VERSION, UPSTREAM
-from capfilt.stages.chunks import in_row_order, local_folder, read_chunks
+from capfilt.stages.chunks import in_row_order, local_folder, open_parquet, read_chunks
 from capfilt.stages.policy import best_per_row, mean_score
 from capfilt.writers.card import data_card
 from capfilt.writers.parquet import ParquetShards
@@ -77,10 +77,15 @@ def _format(name: str, folder: Path, schema: pa.Schema) -> ShardFormat:
 def _dataset_schema(candidates: Sequence[str]) -> pa.Schema:
     """schema.DATASET, with `upstream` where the candidates carry it."""
     for path in in_row_order(candidates)[:1]:
-        carried = pq.read_schema(path)
+        carried = _schema_and_rows(path)[0]
         if UPSTREAM in carried.names:
             return DATASET.append(pa.field(UPSTREAM, carried.field(UPSTREAM).type))
     return DATASET
+
+
+def _schema_and_rows(path: str) -> tuple[pa.Schema, int]:
+    with open_parquet(path) as file:
+        return file.schema_arrow, file.metadata.num_rows
 
 
 def _kept_tables(
@@ -95,7 +100,7 @@ def _kept_tables(
     pool_of = {PurePath(path).name: path for path in pool}
     decided = _Selection(selection)
     # The chunks that have rows: `read_chunks` passes the empty ones over.
-    filled = (path for path in in_row_order(candidates) if pq.read_metadata(path).num_rows)
+    filled = (path for path in in_row_order(candidates) if _schema_and_rows(path)[1])
     for path, table in zip(filled, read_chunks(candidates, ["uid", *_TEXT_COLUMNS]), strict=True):
         kept = decided.take(table["row_id"])
         columns, is_kept = _columns(table, kept)
@@ -147,7 +152,7 @@ def _columns(table: pa.Table, kept: pa.Array) -> tuple[pa.Table, npt.NDArray[np.
 def _with_pictures(columns: pa.Table, pool_file: str) -> Iterator[pa.Table]:
     """`columns` with `image`, in pieces: a chunk's pictures are never in memory together."""
     start = 0
-    with pq.ParquetFile(pool_file) as file:
+    with open_parquet(pool_file) as file:
         for batch in file.iter_batches(batch_size=_PICTURES_AT_ONCE, columns=["row_id", "image"]):
             wanted = pc.is_in(batch.column("row_id"), value_set=columns["row_id"].combine_chunks())
             found = batch.filter(wanted)

@@ -29,17 +29,25 @@ class Checkpoints:
         self.mark = mark
 
     def save(self, step: int, state: State) -> None:
-        """Write one; older ones than the last two go."""
+        """Write one; older ones than the last two go, and what a kill left half written.
+
+        Raises:
+            OSError: Of a full disk, perhaps as the context of what torch makes of it.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08d}.pt"
         beside = path.with_suffix(".part")
-        with beside.open("wb") as file:
-            torch.save({"step": step, "mark": self.mark, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        try:
+            with beside.open("wb") as file:
+                torch.save({"step": step, "mark": self.mark, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)  # on a full disk, half a checkpoint is room that others need
+            raise
         _sync_folder(self.folder)
-        for old in self._files()[KEPT:]:
+        for old in (*self._files()[KEPT:], *self.folder.glob("step-*.part")):
             old.unlink(missing_ok=True)
 
     def load(self) -> State | None:

@@ -7,7 +7,7 @@ from capfilt.config.base import Section, is_operational
 from capfilt.config.download import DownloadConfig
 from capfilt.config.load import load_pipeline
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.read import ReadConfig
+from capfilt.config.read import UrlList
 from capfilt.config.train import Losses, Mix
 
 
@@ -27,9 +27,9 @@ def test_which_download_settings_are_operational_is_pinned() -> None:
     assert operational == {"connect_to", "allow_hosts", "deadline_s", "retries", "per_host", "max_redirects", "user_agent"}
 
 
-def test_a_read_section_must_map_the_address() -> None:
-    with pytest.raises(ValidationError, match="columns must map `url`"):
-        ReadConfig(paths=["a.parquet"], columns={"text": "TEXT"})
+def test_a_url_list_must_have_the_address() -> None:
+    with pytest.raises(ValidationError, match="expected the column of `url`, found null"):
+        UrlList(paths=["a.parquet"], columns={"url": None})
 
 
 def test_the_mix_must_add_up_to_one() -> None:

@@ -15,7 +15,8 @@ class _Own(_Base):
 
 
 def test_words_stand_behind_or_below_a_field_and_are_inherited():
-    assert words_of(_Own) == {"inherited": "from the base", "behind": "metres, at most", "below": "Seconds | minutes.", "silent": ""}
+    expected = {"inherited": "from the base", "behind": "metres, at most", "below": "Seconds | minutes.", "silent": ""}
+    assert words_of(_Own) == expected
 
 
 def test_editors_see_the_words():

@@ -4,6 +4,7 @@ import io
 import socket
 import socketserver
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +38,8 @@ class Web(ThreadingHTTPServer):
         self.connections = 0
         self.robots: tuple[int, str] = (404, "")
         self.locations: dict[str, str] = {}
+        self.retry_after = "0"
+        self.paths: list[str] = []
         self.user_agents: set[str] = set()
         self.encodings: set[str] = set()
         self.at_once = self.most_at_once = 0
@@ -70,6 +73,7 @@ class Tricks(BaseHTTPRequestHandler):
         path = self.path.strip("/").partition("?")[0]
         with self.server.lock:
             self.server.hits[path] += 1
+            self.server.paths.append(self.path)
             self.server.at_once += 1
             self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
             self.server.user_agents.add(self.headers["User-Agent"])
@@ -234,6 +238,33 @@ class Tricks(BaseHTTPRequestHandler):
     def none(self) -> None:
         self.give(200, jpeg(), X_Robots_Tag="none")
 
+    def reserved(self) -> None:
+        self.give(200, jpeg(), TDM_Reservation="1", TDM_Policy="https://web.test/policy", X_Robots_Tag="nofollow")
+
+    def not_reserved(self) -> None:
+        self.give(200, jpeg(), TDM_Reservation="0")
+
+    def wait_until(self) -> None:
+        if self.server.hits["wait_until"] > 1:
+            self.ok()
+        else:
+            head = f"Date: Tue, 03 Nov 2026 10:00:00 GMT\r\nRetry-After: {self.server.retry_after}\r\nContent-Length: 0"
+            self.raw(f"HTTP/1.1 429 Too Many Requests\r\n{head}\r\n\r\n".encode())
+
+    def utf8_location(self) -> None:
+        self.raw("HTTP/1.1 302 Found\r\nLocation: /ok?süß\r\nContent-Length: 0\r\n\r\n".encode())
+
+    def split_location(self) -> None:
+        self.raw(b"HTTP/1.1 302 Found\r\nLocation: /ok%0d%0aX-Evil:%201\rX-Evil: 2\r\nContent-Length: 0\r\n\r\n")
+
+    def gzip_bomb(self) -> None:
+        self.give(200, zlib.compress(bytes(20_000_000), 9, 31), Content_Encoding="gzip", Content_Type="image/jpeg")
+
+    def hundred_megabytes_of_head(self) -> None:
+        self.raw(b"HTTP/1.1 200 OK\r\n")
+        for _ in range(100):
+            self.wfile.write(b"".join(b"X-%04d: %s\r\n" % (line, b"y" * 990) for line in range(1000)))
+
     def nofollow(self) -> None:
         self.give(200, jpeg(), X_Robots_Tag="nofollow")
 
@@ -301,7 +332,7 @@ def make_fetch(web: Web) -> Iterator[Callable[..., GuardedFetch]]:
     """A guarded fetch that reaches `web` as web.test and *.web.test, with short limits; keywords change the policy."""
     made: list[GuardedFetch] = []
 
-    def make(*, lookup: object = None, tls: object = None, **changes: object) -> GuardedFetch:
+    def make(*, lookup: object = None, tls: object = None, blocklists: object = None, **changes: object) -> GuardedFetch:
         policy: dict[str, object] = {
             "connect_to": {HOST: web.place, f"*.{HOST}": web.place},
             "allow_hosts": [],
@@ -312,9 +343,11 @@ def make_fetch(web: Web) -> Iterator[Callable[..., GuardedFetch]]:
             "max_redirects": 3,
             "respect_robots_txt": False,
             "respect_x_robots_tag": frozenset({"noai", "noimageai", "noindex", "noimageindex"}),
+            "respect_tdm_reservation": True,
             "user_agent": "capfilt/0.1 (+https://example.org)",
         }
-        fetch = GuardedFetch(FetchPolicy(**{**policy, **changes}), lookup=lookup, tls=tls)  # type: ignore[arg-type]
+        chosen = FetchPolicy(**{**policy, **changes})  # type: ignore[arg-type]
+        fetch = GuardedFetch(chosen, blocklists, lookup=lookup, tls=tls)  # type: ignore[arg-type]
         made.append(fetch)
         return fetch
 

@@ -54,6 +54,22 @@ def code_of(error: pytest.ExceptionInfo[FetchError]) -> str:
         "http://LOCALHOST./",
         "http://a.localhost/",
         "http://metadata.google.internal/computeMetadata/v1/",
+        "http://[::ffff:a9fe:a9fe]/latest/meta-data/",
+        "http://[64:ff9b::169.254.169.254]/",
+        "http://[64:ff9b:1::a00:1]/",
+        "http://[2001:0:7f00:1::]/",
+        "http://[2001:db8::1]/",
+        "http://[5f00::1]/",
+        "http://[fec0::1]/",
+        "http://[0:0:0:0:0:ffff:127.0.0.1]/",
+        "http://192.0.0.192/latest/",
+        "http://198.18.0.1/",
+        "http://255.255.255.255/",
+        "http://0/",
+        "http://0x0/",
+        "http://00000177.0.0.1/",
+        "http://１２７.0.0.1/",
+        "http://127。0。0。1/",
     ],
 )
 def test_a_private_address_is_refused_without_a_lookup_or_a_socket(url: str, no_socket: None) -> None:
@@ -83,6 +99,15 @@ def test_a_private_address_is_refused_without_a_lookup_or_a_socket(url: str, no_
         "http://[::1/",
         "http://a..b/",
         "http://256.1.1.1/",
+        "http://127%2e0%2e0%2e1/",
+        "http://@example.org/",
+        "http://:@example.org/",
+        "http://example.org:80@127.0.0.1/",
+        "http://example.org\x00.evil.test/",
+        "http://\u202eexample.org/",
+        "http://ⓟ℀.example/",
+        "http://[fe80::1%eth0/",
+        "http://" + "ü" * 2000 + ".example/",
         "http://example.org/" + "a" * 9000,
     ],
 )
@@ -196,6 +221,30 @@ def test_connect_to_maps_names_by_pattern_and_leaves_the_others() -> None:
     with pytest.raises(FetchError) as error:
         mapping.endpoints(parse_url("http://127.0.0.1:4000/"), 1.0)
     assert code_of(error) == "refused_address"
+
+
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [
+        ("faß.de", "xn--fa-hia.de"),  # not fass.de, which is somebody else
+        ("BÜCHER.Example", "xn--bcher-kva.example"),
+        ("a_b.bücher.example", "a_b.xn--bcher-kva.example"),
+        ("中文。example", "xn--fiq228c.example"),
+    ],
+)
+def test_international_names_are_read_as_browsers_read_them(name: str, host: str) -> None:
+    assert parse_url(f"http://{name}/").host == host
+
+
+def test_ports_of_other_services_are_refused_unless_allowed() -> None:
+    answers = {"mail.test": [PUBLIC]}
+    with pytest.raises(FetchError) as error:
+        book(answers=answers).endpoints(parse_url("http://mail.test:25/"), 1.0)
+    assert code_of(error) == "refused_port"
+    allowing = book(allow=("mail.test:25",), answers=answers)
+    assert allowing.endpoints(parse_url("http://mail.test:25/"), 1.0) == [Endpoint(PUBLIC, 25)]
+    for port in (80, 443, 3000, 8000, 8080, 8443, 9000):
+        assert book(answers=answers).endpoints(parse_url(f"http://mail.test:{port}/"), 1.0)
 
 
 def test_a_lookup_that_hangs_ends_with_the_deadline() -> None:

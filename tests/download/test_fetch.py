@@ -1,3 +1,4 @@
+import hashlib
 import shutil
 import ssl
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from capfilt.download.blocklists import Blocklists
 from capfilt.download.fetch import GuardedFetch
 from capfilt.download.outcome import NONE_STATED
 
@@ -47,6 +49,8 @@ def test_odd_but_honest_answers_are_read_to_their_end(path: str, web: Any, make_
         ("garbage", "bad_response"),
         ("hang_up", "connection_failed"),
         ("gzip", "content_encoding:gzip"),
+        ("gzip_bomb", "content_encoding:gzip"),
+        ("hundred_megabytes_of_head", "header_too_large"),
         ("busy", "http_503"),
         ("wait_long", "http_429"),
         ("drip", "timeout"),
@@ -81,6 +85,33 @@ def test_a_redirect_is_followed_within_the_limit(web: Any, make_fetch: Make) -> 
     assert make_fetch(max_redirects=2)(web.url("one")).error == "too_many_redirects"
 
 
+@pytest.mark.parametrize("trick", ["utf8_location", "split_location"])
+def test_a_location_is_made_fit_for_a_request_line(trick: str, web: Any, make_fetch: Make) -> None:
+    outcome = make_fetch()(web.url(trick))
+    if trick == "utf8_location":
+        assert (outcome.status, web.paths[1:]) == ("ok", ["/ok?s%C3%BC%C3%9F"])
+    else:  # the escaped line break stays escaped, a raw one ends the header
+        assert (outcome.error, web.paths[1:]) == ("http_404", ["/ok%0d%0aX-Evil:%201"])
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "asked"),
+    [
+        ("0", 2),
+        ("Tue, 03 Nov 2026 09:00:00 GMT", 2),  # by the host's own clock that was an hour ago
+        ("Tue, 03 Nov 2026 11:00:00 GMT", 1),  # longer than the deadline: nobody is asked again
+        ("9" * 40, 1),
+        ("soon", 2),
+    ],
+)
+def test_a_host_that_names_a_time_is_not_asked_before(retry_after: str, asked: int, web: Any, make_fetch: Make) -> None:
+    web.retry_after = retry_after
+    start = time.monotonic()
+    assert make_fetch()(web.url("wait_until")).status == ("ok" if asked == 2 else "download_failed")
+    assert web.hits["wait_until"] == asked
+    assert time.monotonic() - start < 1
+
+
 @pytest.mark.parametrize(
     ("location", "error"),
     [
@@ -100,6 +131,57 @@ def test_a_redirect_to_a_refused_address_reaches_nobody(location: str, error: st
     fetch = make_fetch(lookup=lambda host, port: ["127.0.0.1"])
     assert fetch(web.url("away")).error == error
     assert trap.hits == 0
+
+
+@pytest.mark.parametrize(("kind", "entry"), [("domains", "bad.test"), ("urls", "http://www.bad.test:{port}/a.jpg")])
+def test_what_is_on_a_blocklist_is_never_asked_for(
+    kind: str, entry: str, web: Any, trap: Any, make_fetch: Make, tmp_path: Path
+) -> None:
+    port = trap.place.split(":")[1]
+    (tmp_path / "list").write_text(entry.format(port=port))
+    url = f"http://www.bad.test:{port}/a.jpg"
+    web.locations = {"away": url}
+    fetch = make_fetch(
+        connect_to={"www.bad.test": trap.place, "web.test": web.place},
+        blocklists=Blocklists(**{kind: [str(tmp_path / "list")]}),
+        respect_robots_txt=True,
+    )
+    for address in (url, web.url("away")):
+        outcome = fetch(address)
+        assert (outcome.status, outcome.error, outcome.body) == ("download_blocked", f"blocklist:{kind[:-1]}", None)
+    assert trap.hits == 0
+
+
+def test_a_robots_txt_that_leads_to_a_blocked_host_is_not_to_be_had(
+    web: Any, trap: Any, make_fetch: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "list").write_text("bad.test")
+    web.locations = {"robots.txt": f"http://bad.test:{trap.place.split(':')[1]}/robots.txt"}
+    fetch = make_fetch(blocklists=Blocklists(domains=[str(tmp_path / "list")]), respect_robots_txt=True)
+    assert fetch(web.url("ok")).error == "robots_txt_unavailable"
+    assert trap.hits == 0
+
+
+def test_a_known_bad_picture_is_not_kept(web: Any, make_fetch: Make, tmp_path: Path) -> None:
+    good = make_fetch()(web.url("ok")).body
+    assert good is not None
+    (tmp_path / "list").write_text(hashlib.sha256(good).hexdigest())
+    fetch = make_fetch(blocklists=Blocklists(sha256=[str(tmp_path / "list")]))
+    outcome = fetch(web.url("ok"))
+    assert (outcome.status, outcome.error, outcome.body) == ("download_blocked", "blocklist:sha256", None)
+    assert fetch(web.url("big")).status == "ok"
+
+
+def test_robots_txt_may_move_even_where_pictures_may_not(web: Any, make_fetch: Make) -> None:
+    web.locations = {"robots.txt": "http://other.web.test/rules"}
+    fetch = make_fetch(respect_robots_txt=True, max_redirects=0)
+    assert fetch(web.url("ok")).status == "ok"  # nothing is at /rules
+    assert web.paths == ["/robots.txt", "/rules", "/ok"]
+
+
+def test_a_port_of_another_service_gets_no_request(make_fetch: Make, no_socket: None) -> None:
+    fetch = make_fetch(lookup=lambda host, port: ["93.184.216.34"])
+    assert [fetch(f"http://example.org:{port}/").error for port in (22, 25, 6667)] == ["refused_port"] * 3
 
 
 def test_the_trap_notices_who_does_reach_it(trap: Any, make_fetch: Make) -> None:
@@ -175,6 +257,8 @@ def test_https_to_a_plain_server_is_a_tls_error(web: Any, make_fetch: Make) -> N
         ("noai_for_us", "opted_out", "x_robots_tag:noimageai"),
         ("none", "opted_out", "x_robots_tag:none"),
         ("nofollow", "ok", "x_robots_tag:nofollow"),
+        ("reserved", "opted_out", "tdm_reservation"),
+        ("not_reserved", "ok", "none_stated"),
         ("noai_for_others", "ok", "none_stated"),
     ],
 )
@@ -185,8 +269,11 @@ def test_an_x_robots_tag_is_respected_and_recorded(path: str, status: str, conse
 
 
 def test_without_respect_the_tag_is_still_recorded(web: Any, make_fetch: Make) -> None:
-    outcome = make_fetch(respect_x_robots_tag=frozenset())(web.url("noai"))
+    fetch = make_fetch(respect_x_robots_tag=frozenset(), respect_tdm_reservation=False)
+    outcome = fetch(web.url("noai"))
     assert (outcome.status, outcome.consent) == ("ok", "x_robots_tag:noai+noarchive")
+    outcome = fetch(web.url("reserved"))
+    assert (outcome.status, outcome.consent) == ("ok", "tdm_reservation;x_robots_tag:nofollow")
 
 
 def test_robots_txt_keeps_us_out_and_is_asked_for_once(web: Any, make_fetch: Make) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from capfilt.download.fetch import GuardedFetch
 from capfilt.download.outcome import Outcome
-from capfilt.download.pictures import PictureDownloader, _seeing
+from capfilt.download.pictures import PictureDownloader
+from capfilt.download.resizing import seeing
 from capfilt.images import decode_rgb
 
 Make = Callable[..., PictureDownloader]
@@ -103,4 +104,4 @@ def test_another_img2dataset_that_lacks_a_name_is_noticed() -> None:
     def loop() -> None: ...
 
     with pytest.raises(AttributeError, match="install img2dataset"):
-        _seeing(loop, no_such_name=1)
+        seeing(loop, no_such_name=1)

@@ -1,10 +1,14 @@
 import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capfilt.download.robots import RobotsRules, consent_of, parse_robots, product_token, respected, robots_tag_words
+from capfilt.download.addresses import Target, parse_url
+from capfilt.download.outcome import FetchError
+from capfilt.download.robots import ALLOW_ALL, RobotsCache, RobotsRules, parse_robots, product_token
+from capfilt.download.stated import consent_of, respected, robots_tag_words
 
 FILE = """
 # comment
@@ -106,6 +110,54 @@ def test_none_means_noindex_and_is_named_none() -> None:
 def test_consent_lists_what_restricts_in_alphabet() -> None:
     assert consent_of(frozenset({"noindex", "noai", "all", "max-snippet"})) == "x_robots_tag:noai+noindex"
     assert consent_of(frozenset({"all"})) == "none_stated"
+
+
+def test_consent_names_a_reservation_before_the_words() -> None:
+    assert consent_of(frozenset(), True) == "tdm_reservation"
+    assert consent_of(frozenset({"noai"}), True) == "tdm_reservation;x_robots_tag:noai"
+
+
+def host(number: int) -> Target:
+    return parse_url(f"http://host{number}.test/")
+
+
+def test_rules_are_remembered_for_a_bounded_number_of_hosts() -> None:
+    asked: list[str] = []
+
+    def fetch(target: Target) -> RobotsRules:
+        asked.append(target.host)
+        return ALLOW_ALL
+
+    cache = RobotsCache(fetch, hosts=3)
+    for number in (0, 1, 2, 0, 3, 0, 1):  # 3 pushes 1 out, which was longest out of use
+        cache.rules(host(number))
+    assert asked == [f"host{number}.test" for number in (0, 1, 2, 3, 1)]
+
+
+def test_hosts_with_endless_rules_cannot_fill_the_memory() -> None:
+    many = RobotsRules(tuple((False, f"/{number:05d}") for number in range(1000)))
+    cache = RobotsCache(lambda target: many, limit=3 * many.size)
+    for number in range(20):
+        assert not cache.rules(host(number)).allows("/00007")
+        assert cache.size <= 3 * many.size
+    assert cache.size == 3 * many.size
+
+
+def test_a_failure_is_remembered_for_minutes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fail(target: Target) -> RobotsRules:
+        asked.append(target.host)
+        raise FetchError("timeout")
+
+    cache = RobotsCache(fail)
+    for seconds in (0, 10, 301):
+        now = time.monotonic() + seconds
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda now=now: now)
+            with pytest.raises(FetchError, match="timeout"):
+                cache.rules(host(0))
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,9 @@ def test_ray_and_this_process_write_the_same_bytes(finished: Path, tmp_path: Pat
     for folder, least in {"pool": 4, "round-0/models": 9, "round-1/candidates": 4, "round-1/dataset": 5}.items():
         assert len([name for name in local if name.startswith(folder)]) >= least
     monkeypatch.chdir(tmp_path)
-    pipeline = load_pipeline("debug", ["resources.executor=ray", "resources.ray.logical_cpus=4"])
+    # Nor are the number of actors and the size of a wave.
+    operational = ["executor=ray", "ray.logical_cpus=4", "chunks_per_wave=3", "download.actors=2", "caption.actors=2"]
+    pipeline = load_pipeline("debug", [f"resources.{setting}" for setting in operational])
     result = run_pipeline(pipeline, source=Path("debug.yaml"), until="write", progress=SilentProgress())
     assert result.left_out == 0
     assert hashes(tmp_path / "runs" / "debug") == local

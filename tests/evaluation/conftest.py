@@ -55,6 +55,7 @@ def write_truth(tmp_path: Path) -> Callable[[list[dict[str, Any]]], str]:
     def write(rows: list[dict[str, Any]]) -> str:
         names = {
             "url": pa.string(),
+            "uid": pa.string(),
             "key": pa.string(),
             "text_is_true": pa.bool_(),
             "noise_kind": pa.string(),
@@ -75,6 +76,7 @@ def write_candidates(tmp_path: Path) -> Callable[..., str]:
         table = [
             {
                 "row_id": f"c-{i}",
+                "uid": f"uid of {url}",
                 "url": url,
                 "captions": [
                     {
@@ -88,7 +90,7 @@ def write_candidates(tmp_path: Path) -> Callable[..., str]:
             }
             for i, (url, texts) in enumerate(rows)
         ]
-        schema = pa.schema([("row_id", pa.string()), ("url", pa.string()), ("captions", pa.list_(CAPTION))])
+        schema = pa.schema([*((name, pa.string()) for name in ("row_id", "uid", "url")), ("captions", pa.list_(CAPTION))])
         pq.write_table(pa.Table.from_pylist(table, schema), tmp_path / "candidates.parquet")
         return str(tmp_path / "candidates.parquet")
 

@@ -104,3 +104,28 @@ def test_no_synthetic_text_is_no_number(write_candidates, write_truth, scenes):
     assert found["noise_ratio"]["synthetic"] is None
     assert found["synthetic"]["true_before"] is None
     assert "dataset" not in found
+
+
+def test_real_texts_are_known_by_uid_and_synthetic_ones_are_only_counted(tmp_path, write_candidates, write_truth):
+    truth = write_truth(
+        [
+            {"uid": "uid of u0", "text_is_true": True, "noise_kind": "own"},
+            {"uid": "uid of u1", "text_is_true": False, "noise_kind": "near_miss"},
+        ]
+    )
+    candidates = write_candidates(
+        [("u0", [("web", "w", 0.9), ("synthetic", "s", 0.8)]), ("u1", [("web", "w", 0.6), ("synthetic", "s", 0.2)])]
+    )
+    table = pa.table({"row_id": ["c-0", "c-1"], "kept": [[True, True], [True, False]]})
+    pq.write_table(table, tmp_path / "selection.parquet")
+    selection = str(tmp_path / "selection.parquet")
+    found = filter_quality([candidates], read_truth(truth), min_itm=0.5, scored_by="x", selection=selection)
+    assert found["web"]["precision"] == 0.5
+    assert found["web"]["by_noise_kind"]["near_miss"]["roc_auc"] == 1.0
+    assert found["noise_ratio"]["synthetic"] == 0.5
+    assert found["synthetic"]["count"] == 2
+    assert found["synthetic"]["kept"] == 1
+    assert found["synthetic"]["precision"] is None
+    assert found["dataset"]["web"] == {"count": 2, "true": 1, "true_share": 0.5}
+    assert found["dataset"]["synthetic"] == {"count": 1, "true": None, "true_share": None}
+    assert found["dataset"]["all"] == {"count": 3, "true": None, "true_share": None}

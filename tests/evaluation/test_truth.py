@@ -20,6 +20,15 @@ def test_truth_is_found_by_url_and_by_key(scenes, write_truth, wrong_text):
     assert not truth["k"].is_true(wrong_text(scenes[1]))
 
 
+def test_a_real_picture_has_no_scene_and_is_found_by_uid(write_truth):
+    truth = read_truth(write_truth([{"uid": "x", "text_is_true": False, "noise_kind": "near_miss"}]))
+    assert not truth["x"].text_is_true
+    assert truth["x"].is_true("a dog") is None
+    assert truth["x"].is_whole("a dog") is None
+    with pytest.raises(InputError, match="found none in row 0"):
+        read_truth(write_truth([{"text_is_true": True, "noise_kind": "own"}]))
+
+
 def test_heldout_pairs_come_in_the_files_order(heldout):
     pairs = read_heldout(heldout)
     assert pairs.keys == ["k0", "k1", "k2", "k3"]

@@ -16,15 +16,19 @@ def load(folder: Path, batch_size: int = 4, **options: str) -> Inference:
     return Inference.load(str(folder), batch_size=batch_size, dtype=chosen["dtype"], device=chosen["device"])  # type: ignore[arg-type]
 
 
+def encode(network: Inference, images: list[Image]) -> list[tuple[range, torch.Tensor]]:
+    return list(network.each_batch(images, lambda here, embeds: (here, embeds)))
+
+
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 9])
 def test_batches_cover_every_picture_and_are_always_full(med_folder: Path, paint: Paint, count: int) -> None:
-    batches = list(load(med_folder).encode([paint(i) for i in range(count)]))
+    batches = encode(load(med_folder), [paint(i) for i in range(count)])
     assert [i for here, _ in batches for i in here] == list(range(count))
     assert all(embeds.shape == (4, 17, 16) for _, embeds in batches)
 
 
 def test_the_last_batch_repeats_its_last_picture(med_folder: Path, paint: Paint) -> None:
-    ((here, embeds_BND),) = load(med_folder).encode([paint(0), paint(1)])
+    ((here, embeds_BND),) = encode(load(med_folder), [paint(0), paint(1)])
     assert here == range(2)
     torch.testing.assert_close(embeds_BND[2:], embeds_BND[1:2].expand(2, -1, -1))
     assert (embeds_BND[0] - embeds_BND[1]).abs().max() > 1e-2
@@ -32,8 +36,8 @@ def test_the_last_batch_repeats_its_last_picture(med_folder: Path, paint: Paint)
 
 def test_neighbours_change_nothing(med_folder: Path, paint: Paint) -> None:
     network = load(med_folder)
-    ((_, alone),) = network.encode([paint(0)])
-    (_, together), _ = network.encode([paint(i) for i in range(5)])
+    ((_, alone),) = encode(network, [paint(0)])
+    (_, together), _ = encode(network, [paint(i) for i in range(5)])
     assert torch.equal(together[0], alone[0])
 
 
@@ -41,14 +45,14 @@ def test_nothing_is_learnt(med_folder: Path, paint: Paint) -> None:
     network = load(med_folder)
     assert not network.model.training
     assert not any(parameter.requires_grad for parameter in network.model.parameters())
-    ((_, embeds),) = network.encode([paint(0)])
+    ((_, embeds),) = encode(network, [paint(0)])
     assert not embeds.requires_grad
 
 
 def test_bfloat16_is_close_to_float32(med_folder: Path, paint: Paint) -> None:
     images = [paint(i) for i in range(4)]
-    ((_, exact),) = load(med_folder).encode(images)
-    ((_, rough),) = load(med_folder, dtype="bfloat16").encode(images)
+    ((_, exact),) = encode(load(med_folder), images)
+    ((_, rough),) = encode(load(med_folder, dtype="bfloat16"), images)
     assert rough.dtype == torch.bfloat16
     assert 0 < (rough.float() - exact).abs().max() < 0.3
 

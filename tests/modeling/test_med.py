@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from capfilt.config.architecture import MedArchitecture
+from capfilt.errors import CheckpointError
 from capfilt.modeling.batch import Batch
 from capfilt.modeling.build import build
 from capfilt.modeling.med import MED
@@ -85,3 +86,51 @@ def test_encoder_and_decoder_share_all_but_self_attention(model: MED) -> None:
     encoder = dict(model.text_encoder.named_parameters())
     for name, parameter in model.text_decoder.named_parameters():
         assert (encoder[name] is parameter) == ("self_block" not in name), name
+
+
+def test_dropout_and_drop_path_act_in_training_alone(architecture: MedArchitecture, make_batch: Callable[..., Batch]) -> None:
+    batch, tokens = make_batch(), torch.randn(8, 3, 16, generator=torch.Generator().manual_seed(0))
+    sections = {
+        "image": architecture.image.model_copy(update={"drop_path": 0.5}),
+        "text": architecture.text.model_copy(update={"attention_dropout": 0.5}),
+    }
+    plain, other = build(architecture, seed=0), build(architecture.model_copy(update=sections), seed=0)
+    for mode in (False, True):
+        torch.manual_seed(0)
+        plain.train(mode)
+        other.train(mode)
+        for a, b in (
+            (plain.vision.blocks[1](tokens), other.vision.blocks[1](tokens)),
+            (plain.encode_text(batch.ids_BT, batch.mask_BT), other.encode_text(batch.ids_BT, batch.mask_BT)),
+        ):
+            assert torch.allclose(a, b) != mode
+    assert [block.drop_path.share for block in other.vision.blocks] == [0.0, 0.5]
+
+
+def test_drop_path_leaves_the_mean_as_it_was() -> None:
+    from capfilt.modeling.vision import DropPath
+
+    torch.manual_seed(0)
+    found = DropPath(0.25).train()(torch.ones(40_000, 1, 1))
+    assert set(found.flatten().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert abs(float(found.mean()) - 1) < 0.02
+
+
+def test_without_a_role_there_are_none_of_its_parts(architecture: MedArchitecture) -> None:
+    whole = set(build(architecture, seed=0).state_dict())
+    captioner, scorer = (build(architecture.model_copy(update={"roles": (role,)}), seed=0) for role in ("captioner", "filter"))
+    assert not any(name.startswith(("text_encoder", "itm", "image_p", "text_p", "temp")) for name in captioner.state_dict())
+    assert not any(name.startswith(("text_decoder", "head")) for name in scorer.state_dict())
+    assert set(captioner.state_dict()) | set(scorer.state_dict()) == whole
+    with pytest.raises(CheckpointError, match="found a filter only"):
+        scorer.lm_logits(torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3), torch.zeros(1, 2, 16))
+    with pytest.raises(AttributeError, match="no attribute 'txt_encoder'"):
+        captioner.txt_encoder  # noqa: B018
+
+
+def test_losses_of_a_fresh_network_are_those_of_pretraining(model: MED, make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch()
+    found = model.losses(batch)
+    assert set(found) == {"itc", "itm", "lm"}
+    assert not any(name.startswith(("_", "momentum", "queue")) for name in model.state_dict())
+    assert model.objective.queue.image_ids_Q[:5].tolist() == batch.image_ids_B.tolist()

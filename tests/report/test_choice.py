@@ -44,10 +44,10 @@ def test_a_card_says_what_its_kind_promises(finished_run: Path) -> None:
 
 def test_pictures_come_from_the_pool_by_row_id(finished_run: Path) -> None:
     cards = [card for card in chosen(finished_run, 20).cards() if card.status == "ok"]
-    found = pictures(finished_run / "pool", [card.row_id for card in cards])
+    found = pictures(str(finished_run / "pool"), [card.row_id for card in cards])
     assert set(found) == {card.row_id for card in cards}
     assert all(data.startswith(b"\xff\xd8") for data in found.values())
-    assert pictures(finished_run / "pool", ["no-such-chunk-000001"]) == {}
+    assert pictures(str(finished_run / "pool"), ["no-such-chunk-000001"]) == {}
 
 
 def test_a_column_that_is_not_there_gives_nothing(finished_run: Path) -> None:

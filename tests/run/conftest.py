@@ -1,9 +1,10 @@
-"""A tiny run whose pictures, captioner and filter are made up: local, no network, no torch."""
+"""Tiny runs whose pictures, captioner, filter and web are made up: local, no network, no torch."""
 
 import io
 import sys
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from capfilt.config.load import load_text
+from capfilt.config.load import load_pipeline, load_text
 from capfilt.config.pipeline import Pipeline
 from capfilt.identity import row_id, uid_of
 from capfilt.plan import Chunk
+from capfilt.rounds import RunResult, run_pipeline
+from capfilt.run.again import Again
 from capfilt.run.commit import commit
+from capfilt.run.progress import SilentProgress
+from capfilt.run.retry import Retried, retry_quarantined, retry_rows
 from capfilt.schema import COLUMNS
 
 FAKES = '''
@@ -142,3 +147,109 @@ def web(tmp_path: Path) -> Path:
     path = tmp_path / "web.parquet"
     pq.write_table(pa.table({"url": [f"http://x/{i}" for i in range(10)], "text": ["t"] * 10}), path, row_group_size=6)
     return path
+
+
+# ── a whole run, whose web can change its mind ───────────────────────────────────────────────────────────────
+
+WEB_YAML = """
+version: 1
+name: tiny
+output: {output}
+read: {{paths: ["{web}"], rows_per_chunk: 4}}
+caption: {{captioner: {{kind: custom, target: "capfilt_fakes:Captioner", options: {{}}}}, batch_size: 2}}
+filter: {{filter: {{kind: custom, target: "capfilt_fakes:Filter"}}, batch_size: 2}}
+select: {{min_itm: 0}}
+write: {{formats: [parquet]}}
+report: {{open: false}}
+resources: {{executor: local, retries_per_chunk: 1}}
+"""
+TIMEOUT, FOUND = ("download_failed", "timeout"), ("ok", None)
+
+
+@dataclass
+class Web:
+    """Twelve pictures in three chunks; what each address answers now, and who was asked."""
+
+    folder: Path
+    answers: dict[int, tuple[str, str | None]] = field(default_factory=dict)
+    asked: list[int] = field(default_factory=list)
+    captioned: list[int] = field(default_factory=list)
+    fails_at: int = -1
+
+    @property
+    def run_folder(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def pool(self) -> list[Path]:
+        return sorted((self.run_folder / "pool").glob("chunk-*.parquet"))
+
+    def rows(self) -> list[dict[str, Any]]:
+        rows = [row for path in self.pool for row in pq.read_table(path).to_pylist()]
+        return sorted(rows, key=lambda row: int(row["url"].rpartition("/")[2]))
+
+    def settings(self, *overrides: str) -> Pipeline:
+        return load_pipeline(self.run_folder / "config.yaml", [*overrides, f"output={self.run_folder}"])
+
+    def run(self, *overrides: str, **options: Any) -> RunResult:
+        self.asked.clear()
+        self.captioned.clear()
+        pipeline = load_pipeline(self.folder / "tiny.yaml", overrides)
+        return run_pipeline(pipeline, source=Path("tiny.yaml"), progress=SilentProgress(), **options)
+
+    def retry(self, error: str | None = None, *overrides: str) -> Retried:
+        self.asked.clear()
+        return retry_rows(self.settings(*overrides), Again("download_failed", error), progress=SilentProgress())
+
+    def retry_quarantined(self) -> Retried:
+        self.asked.clear()
+        self.captioned.clear()
+        return retry_quarantined(self.settings(), progress=SilentProgress())
+
+
+class FakeDownload:
+    name = "download"
+    reads = ("row_id", "url")
+    writes = ("status", "error", "image", "width", "height", "original_width", "original_height", "sha256", "consent")
+
+    def __init__(self, web: Web) -> None:
+        self.web = web
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = []
+        for url in table["url"].to_pylist():
+            number = int(url.rpartition("/")[2])
+            self.web.asked.append(number)
+            if number == self.web.fails_at:
+                raise RuntimeError("the downloader is broken")
+            status, error = self.web.answers.get(number, FOUND)
+            size = dict.fromkeys(("width", "height", "original_width", "original_height"), 16)
+            picture = {"image": jpeg(10 * number), "sha256": f"{number:064x}", "consent": "none_stated", **size}
+            rows.append({"status": status, "error": error, **(picture if status == "ok" else {})})
+        kinds = {column.name: column.type for column in COLUMNS}
+        for name in self.writes:
+            values = pa.array([row.get(name) for row in rows], kinds[name])
+            at = table.schema.get_field_index(name)
+            table = table.append_column(name, values) if at < 0 else table.set_column(at, name, values)
+        return table
+
+
+@pytest.fixture
+def live(tmp_path: Path, fakes: Path, no_torch: None, monkeypatch: pytest.MonkeyPatch) -> Web:
+    web = Web(tmp_path, {1: TIMEOUT, 2: ("download_failed", "http_404"), 5: TIMEOUT, 6: ("opted_out", "robots_txt:disallow")})
+    urls = [f"http://x/{number}" for number in range(12)]
+    pq.write_table(pa.table({"url": urls, "text": [f"text {url}" for url in urls]}), tmp_path / "web.parquet")
+    (tmp_path / "tiny.yaml").write_text(WEB_YAML.format(output=web.run_folder, web=tmp_path / "web.parquet"))
+    put = types.SimpleNamespace(DownloadStage=lambda *args, **kwargs: FakeDownload(web))
+    monkeypatch.setitem(sys.modules, "capfilt.stages.download", put)
+    import capfilt_fakes
+
+    caption = capfilt_fakes.Captioner.caption
+
+    def counted(self: Any, images: Any, *, seeds: Any) -> Any:
+        web.captioned += [round(capfilt_fakes.shade(image) / 10) for image in images]
+        return caption(self, images, seeds=seeds)
+
+    monkeypatch.setattr(capfilt_fakes.Captioner, "caption", counted)
+    monkeypatch.setattr("capfilt.report.write_report", lambda folder, **_: f"{folder}/report.html")
+    return web

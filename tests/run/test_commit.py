@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from capfilt.errors import ContractError
-from capfilt.run.commit import chunk_path, commit, read_footer
+from capfilt.run.commit import chunk_path, commit, read_footer, seal_holds
 from capfilt.schema import EMBEDDING, embedding_type, pool_schema
 
 
@@ -32,6 +32,26 @@ def test_candidates_hold_no_picture(tmp_path: Path, pool_table: Any) -> None:
     names = pq.read_schema(chunk_path(str(tmp_path), "c")).names
     assert "image" not in names
     assert EMBEDDING in names
+
+
+def test_the_file_holds_its_own_sha256_and_any_flipped_bit_breaks_it(tmp_path: Path, pool_table: Any) -> None:
+    footer = commit(pool_table("c", [1, None, 3]), str(tmp_path), chunk_id="c", fingerprint="f", stage="pool")
+    data = Path(chunk_path(str(tmp_path), "c")).read_bytes()
+    assert seal_holds(data, footer.sha256)
+    assert not seal_holds(data, "0" * 64)
+    for at in range(0, len(data), 7):
+        flipped = bytearray(data)
+        flipped[at] ^= 1
+        assert not seal_holds(bytes(flipped), footer.sha256), f"byte {at} of {len(data)}"
+    assert not seal_holds(data[:-1], footer.sha256)
+    assert not seal_holds(b"", footer.sha256)
+
+
+def test_a_file_that_another_program_wrote_over_is_not_a_commit(tmp_path: Path, pool_table: Any) -> None:
+    commit(pool_table("c", [1]), str(tmp_path), chunk_id="c", fingerprint="f", stage="pool")
+    path = chunk_path(str(tmp_path), "c")
+    pq.write_table(pq.read_table(path), path)
+    assert read_footer(path) is None
 
 
 def test_a_missing_column_is_a_bug(tmp_path: Path, pool_table: Any) -> None:

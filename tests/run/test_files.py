@@ -1,8 +1,12 @@
+import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from capfilt.errors import OutputError
 from capfilt.run import files
 
 
@@ -65,3 +69,70 @@ def test_what_is_not_there_is_none_and_removing_it_is_no_error(tmp_path: Path) -
     assert files.get_json(str(tmp_path / "no")) is None
     assert files.listing(str(tmp_path / "no")) == []
     files.remove(str(tmp_path / "no"))
+
+
+# ── a disk that takes no more ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EROFS, "permissions"), (errno.EACCES, "permissions")],
+)
+def test_what_the_disk_refuses_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+) -> None:
+    def refuse(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OutputError, match=f"x.bin: expected .*{advice}") as told:
+        files.put(str(tmp_path / "x.bin"), b"new")
+    assert told.value.exit_code == 2
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_really_full_disk(tmp_path: Path) -> None:
+    """A limit on the size of files is the full disk that needs no administrator."""
+    code = (
+        "import resource\nfrom capfilt.run import files\nfrom capfilt.errors import OutputError\n"
+        f"path = {str(tmp_path / 'x.bin')!r}\nfiles.put(path, b'o' * 1000)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "try:\n    files.put(path, b'n' * 10000)\nexcept OutputError as told:\n    print(told)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "expected room to write" in done.stdout
+    assert (tmp_path / "x.bin").read_bytes() == b"o" * 1000
+    assert os.listdir(tmp_path) == ["x.bin"]
+
+
+def test_an_output_below_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_bytes(b"")
+    with pytest.raises(OutputError, match="expected a folder"):
+        files.put(str(tmp_path / "taken" / "x.bin"), b"new")
+
+
+def test_what_is_forbidden_elsewhere_is_not_the_outputs_fault(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), files.writing(str(tmp_path / "run"), inside=True):
+        raise PermissionError(errno.EACCES, "no", str(tmp_path / "input.parquet"))
+    with pytest.raises(OutputError), files.writing(str(tmp_path / "run"), inside=True):
+        raise PermissionError(errno.EACCES, "no", str(tmp_path / "run" / "log.jsonl"))
+
+
+@pytest.mark.parametrize("folder", ["local", "memory://capfilt-create"])
+def test_only_one_creates(tmp_path: Path, folder: str) -> None:
+    path = files.join(folder if "://" in folder else str(tmp_path), "lease.json")
+    assert files.create(path, b"mine")
+    assert not files.create(path, b"theirs")
+    assert files.get(path) == b"mine"
+    files.remove(path)
+
+
+def test_sweeping_takes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
+    left = [".chunk-1.parquet.12-140.part", f".lease-{'0' * 32}", ".web.parquet.99"]
+    kept = [".gitignore", ".old", ".notes.part", "chunk-1.parquet", "report.part"]
+    for name in left + kept:
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / ".captioner.part").mkdir()
+    (tmp_path / ".captioner.part" / "model.safetensors").write_bytes(b"half")
+    files.sweep(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)

@@ -1,11 +1,12 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from capfilt.errors import RunStateError
 from capfilt.plan import Chunk
-from capfilt.run.commit import chunk_path
+from capfilt.run.commit import chunk_path, commit
 from capfilt.run.ledger import Ledger
 
 
@@ -38,6 +39,18 @@ def test_files_of_other_settings_are_refused_with_the_stage_to_redo(
     make_pool(tmp_path)
     with pytest.raises(RunStateError, match=r"expected fingerprint g, found f.*--from round-1/caption"):
         Ledger(str(tmp_path / "pool"), "g", redo="round-1/caption").done()
+
+
+def test_a_file_made_from_another_pool_chunk_goes_and_its_chunk_is_open_again(
+    tmp_path: Path, make_pool: Callable[[Path], list[Chunk]], pool_table: Callable[..., Any]
+) -> None:
+    first, second, *_ = (chunk.chunk_id for chunk in make_pool(tmp_path))
+    for name, made_from in ((first, "a"), (second, "b")):
+        table = pool_table(name, [1])
+        commit(table, str(tmp_path / "c"), chunk_id=name, fingerprint="f", stage="candidates", made_from=made_from)
+    done = Ledger(str(tmp_path / "c"), "f", redo="round-1/caption", made_from={first: "a", second: "new"}).done()
+    assert list(done) == [first]
+    assert not Path(chunk_path(str(tmp_path / "c"), second)).exists()
 
 
 def test_no_folder_is_an_empty_ledger(tmp_path: Path) -> None:

@@ -74,13 +74,14 @@ def test_a_chunk_that_raises_is_retried_then_quarantined_and_the_run_goes_on(mak
     (line,) = files.lines(str(tmp_path / "run"), "quarantine")
     assert (line["stage"], line["attempts"]) == ("caption", 3)
     assert line["error"].startswith("RuntimeError: boom")
+    assert line["at"] == "row 0000000000000001-000001", "found by halving the batch that was at work"
 
 
 def test_over_the_budget_the_run_ends_and_the_same_command_retries_just_that_chunk(
     make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pipeline, chunks = make(options="{boom: 140}")
-    with pytest.raises(FailureBudgetError, match="retry just them with: again"):
+    with pytest.raises(FailureBudgetError, match=r"retry just what failed: capfilt retry .*run --quarantined && again"):
         pass_over(pipeline, chunks)
     done = bytes_of(tmp_path / "run")
     assert len(done) == 4

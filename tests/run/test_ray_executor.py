@@ -58,7 +58,7 @@ def pool_job(folder: Path) -> tuple[Job, list[Chunk]]:
         pq.write_table(pa.table({"url": [f"http://127.0.0.1:9/{i}" for i in range(6)], "text": ["t"] * 6}), web)
     text = "version: 1\nname: p\noutput: {}\nread: {{paths: [{}], rows_per_chunk: 2}}\nresources: {{ray: {{logical_cpus: 4}}}}"
     pipeline = load_text(text.format(folder / "pool-run", web))
-    return Job("pool", pipeline, "f"), list(make_chunks(pipeline.read, scan([str(web)], [])))
+    return Job("pool", pipeline, "f"), list(make_chunks(pipeline.read, scan(pipeline.read)))
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,8 @@ def test_a_chunk_that_raises_and_one_that_kills_its_process_are_outcomes_and_the
     assert sorted(failed) == ["0000000000000001", "0000000000000003"]
     assert failed["0000000000000001"]["error"].startswith("RuntimeError: boom")
     assert "its process died 3 time(s)" in failed["0000000000000003"]["error"]
+    assert failed["0000000000000001"]["at"] == "row 0000000000000001-000001"
+    assert failed["0000000000000003"]["at"] == "rows 0000000000000003-000000 to 0000000000000003-000001"
     calm = bytes_of(ray_run.folder / "calm" / "round-1" / "candidates")
     rough = bytes_of(ray_run.folder / "rough" / "round-1" / "candidates")
     assert sorted(rough) == [f"chunk-{number:016x}.parquet" for number in (0, 2, 4)]

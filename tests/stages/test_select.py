@@ -125,6 +125,8 @@ def test_a_score_at_the_threshold_passes_although_float32_cannot_hold_it(tmp_pat
         ("both", [[True, True, False], [False, True, True]]),
         ("web_else_synthetic", [[True, False, False], [False, True, True]]),
         ("best", [[False, True, False], [False, True, False]]),
+        ("web", [[True, False, False], [False, False, False]]),
+        ("synthetic", [[False, True, False], [False, True, True]]),
     ],
 )
 def test_policies(tmp_path: Path, policy: Any, kept: list[list[bool]]) -> None:
@@ -236,7 +238,7 @@ def worlds(draw: st.DrawFn) -> dict[str, Any]:
         "rows": rows,
         "pairs": sorted({(min(a, b), max(a, b), c) for a, b, c in pairs if a != b}),
         "hits": sorted(draw(st.sets(number, max_size=2))),
-        "policy": draw(st.sampled_from(["both", "web_else_synthetic", "best"])),
+        "policy": draw(st.sampled_from(["both", "web_else_synthetic", "best", "web", "synthetic"])),
     }
 
 

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -57,3 +60,26 @@ def test_removing_leaves_nothing(tmp_path):
     checkpoints.remove()
     checkpoints.remove()
     assert not (tmp_path / "c").exists()
+
+
+def test_on_a_full_disk_no_half_checkpoint_keeps_the_room(tmp_path):
+    code = (
+        "import resource, torch\nfrom pathlib import Path\n"
+        "from capfilt.run import files\nfrom capfilt.errors import OutputError\n"
+        "from capfilt.training.checkpoint import Checkpoints\n"
+        f"folder = Path({str(tmp_path)!r})\ncheckpoints = Checkpoints(folder)\n"
+        "checkpoints.save(1, {'x': torch.zeros(2)})\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "try:\n    with files.writing(str(folder)):\n        checkpoints.save(2, {'x': torch.zeros(10000)})\n"
+        "except OutputError as told:\n    print(told)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "expected room to write" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
+    assert Checkpoints(tmp_path).load()["step"] == 1
+
+
+def test_what_a_kill_left_half_written_goes_with_the_next_one(tmp_path):
+    (tmp_path / "step-00000009.part").write_bytes(b"half")
+    Checkpoints(tmp_path).save(10, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000010.pt"]

@@ -1,0 +1,119 @@
+"""What can be known to fail before the first row is read is refused then: the run folder's address, GPUs, weights, pairs.
+
+Starts no work and writes nothing; loads torch only where a GPU or a checkpoint is asked for.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import fsspec
+
+from capfilt.config.pipeline import Pipeline
+from capfilt.config.round import MedModel
+from capfilt.errors import ConfigError, InputError
+from capfilt.plan import PlannedStage
+from capfilt.run import files
+
+MODEL_STAGES = ("caption", "filter")
+TRAINING_STAGES = ("pretrain", "finetune", "evaluate")
+
+
+def check_address(output: str) -> None:
+    """Whether fsspec knows the run folder's address.
+
+    Raises:
+        ConfigError: If it does not, or lacks the library for it.
+    """
+    if not files.is_remote(output):
+        return
+    try:
+        fsspec.core.url_to_fs(output)
+    except (ImportError, ValueError) as problem:
+        raise ConfigError(
+            f"output: expected a folder or an address that fsspec can write to, found `{output}`: {problem}. "
+            "Correct it or install what it names"
+        ) from None
+
+
+def check_means(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> None:
+    """Whether GPUs, weights and files of pairs that the stages still to be done need are there.
+
+    Raises:
+        ConfigError: If a stage asks for GPUs that this machine has not.
+        CheckpointError: If a checkpoint is missing or does not fit its architecture.
+        InputError: If a file of pairs is missing.
+    """
+    ahead = {stage.name for stage in stages if stage.done < stage.total}
+    _check_files(pipeline, ahead)
+    _check_gpus(pipeline, ahead)
+    _check_weights(pipeline, ahead)
+
+
+def _check_files(pipeline: Pipeline, ahead: set[str]) -> None:
+    for setting, path in _named_files(pipeline, ahead):
+        if not path.startswith(pipeline.output.rstrip("/") + "/") and not files.exists(path):
+            raise InputError(f"{setting}: expected a file, found none at `{path}`. Correct the path")
+
+
+def _named_files(pipeline: Pipeline, ahead: set[str]) -> Iterator[tuple[str, str]]:
+    if pipeline.dedup is not None and "dedup" in ahead:
+        yield from ((f"dedup.decontaminate.{i}", path) for i, path in enumerate(pipeline.dedup.decontaminate))
+    if pipeline.pretrain is not None and "pretrain" in ahead:
+        yield "pretrain.human", pipeline.pretrain.human
+    if pipeline.finetune is not None and "finetune" in ahead:
+        yield "finetune.human", pipeline.finetune.human
+    if pipeline.evaluate is not None and "evaluate" in ahead:
+        yield "evaluate.heldout", pipeline.evaluate.heldout
+        if pipeline.evaluate.truth is not None:
+            yield "evaluate.truth", pipeline.evaluate.truth
+
+
+def _check_gpus(pipeline: Pipeline, ahead: set[str]) -> None:
+    """What runs in this process or in a Ray that is started here must find its GPUs here; a cluster knows its own."""
+    resources = pipeline.resources
+    here = resources.executor == "local" or resources.ray.address == "local"
+    asked = {
+        f"resources.{name}.gpus": getattr(resources, name).gpus * getattr(resources, name).actors
+        for name in MODEL_STAGES
+        if here and (name in ahead or (name == "filter" and "dedup" in ahead))
+    }
+    if ahead & set(TRAINING_STAGES):
+        asked["resources.train.gpus"] = resources.train.gpus
+    asked = {setting: gpus for setting, gpus in asked.items() if gpus > 0}
+    if not asked:
+        return
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not found:
+        raise ConfigError(
+            f"resources: expected a GPU for {_listed(asked)}, found none that torch can use. "
+            f"Set {_settings(asked)} to 0 to run on the CPU, or install a torch built for your GPU"
+        )
+    together = {setting: gpus for setting, gpus in asked.items() if setting != "resources.train.gpus"}
+    if resources.executor == "ray" and sum(together.values()) > found:
+        raise ConfigError(
+            f"resources: expected at most the {found} GPU(s) of this machine, found {_listed(together)} (gpus x actors), which "
+            f"would wait for ever. Lower {_settings(together)}, or their actors; a share such as 0.5 puts two actors on one GPU"
+        )
+
+
+def _listed(asked: dict[str, float]) -> str:
+    return ", ".join(f"{setting}: {gpus:g}" for setting, gpus in asked.items())
+
+
+def _settings(asked: dict[str, float]) -> str:
+    return " and ".join(asked)
+
+
+def _check_weights(pipeline: Pipeline, ahead: set[str]) -> None:
+    """Each published checkpoint is loaded once, on the CPU: what does not fit is told before anything is downloaded."""
+    if not ahead & {"caption", "filter", "dedup"}:
+        return
+    if pipeline.caption is not None and isinstance(pipeline.caption.captioner, MedModel):
+        from capfilt.captioners import build_captioner
+
+        build_captioner(pipeline.caption, trained=None, device="cpu")
+    if pipeline.filter is not None and isinstance(pipeline.filter.filter, MedModel):
+        from capfilt.filters import build_filter
+
+        build_filter(pipeline.filter, trained=None, device="cpu")

@@ -1,0 +1,98 @@
+"""What is refused before the first row is read, and what is not asked where it does not matter."""
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from capfilt.config.load import load_text
+from capfilt.config.pipeline import Pipeline
+from capfilt.errors import CheckpointError, ConfigError, InputError
+from capfilt.plan import PlannedStage, plan_stages
+from capfilt.run.preflight import check_address, check_means
+
+YAML = """
+version: 1
+name: tiny
+output: {folder}/run
+read: {{paths: [web.parquet]}}
+caption: {{captioner: {{kind: med, checkpoint: "{folder}/captioner"}}}}
+filter: {{filter: {{kind: custom, target: "capfilt_fakes:Filter"}}}}
+dedup: {{decontaminate: ["{folder}/heldout.parquet"]}}
+resources: {{executor: {executor}, caption: {{gpus: {caption}}}, filter: {{gpus: {filter}, actors: 2}}, train: {{gpus: 1}}}}
+"""
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Callable[..., Pipeline]:
+    (tmp_path / "heldout.parquet").write_bytes(b"")
+
+    def make(executor: str = "local", caption: float = 0, filter: float = 0) -> Pipeline:
+        return load_text(YAML.format(folder=tmp_path, executor=executor, caption=caption, filter=filter))
+
+    return make
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    def have(count: int) -> None:
+        cuda = types.SimpleNamespace(is_available=lambda: count > 0, device_count=lambda: count)
+        monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+
+    return have
+
+
+def stages(pipeline: Pipeline, **done: int) -> tuple[PlannedStage, ...]:
+    return plan_stages(pipeline, 1, {f"round-1/{name}": count for name, count in done.items()})
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_the_settings_to_change(
+    pipeline: Callable[..., Pipeline], gpus: Callable[[int], None]
+) -> None:
+    gpus(0)
+    asked = pipeline(caption=1, filter=0.5)
+    with pytest.raises(ConfigError, match=r"found none.*resources.caption.gpus and resources.filter.gpus to 0") as told:
+        check_means(asked, stages(asked))
+    assert told.value.exit_code == 2
+    assert "train" not in str(told.value), "nothing is trained in this run"
+
+
+def test_more_gpus_than_there_are_would_wait_for_ever_on_ray(
+    pipeline: Callable[..., Pipeline], gpus: Callable[[int], None]
+) -> None:
+    gpus(1)
+    asked = pipeline("ray", caption=1, filter=0.5)
+    with pytest.raises(ConfigError, match=r"at most the 1 GPU.*resources.filter.gpus: 1 \(gpus x actors\)"):
+        check_means(asked, stages(asked))
+
+
+def test_what_is_done_needs_nothing_any_more(pipeline: Callable[..., Pipeline], gpus: Callable[[int], None]) -> None:
+    gpus(0)
+    asked = pipeline(caption=1, filter=1)
+    check_means(asked, stages(asked, candidates=1, dedup=1))
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_met_before_any_work(pipeline: Callable[..., Pipeline], tmp_path: Path) -> None:
+    asked = pipeline()
+    with pytest.raises(CheckpointError, match="captioner"):
+        check_means(asked, stages(asked))
+
+
+def test_a_missing_file_of_pairs_is_named_with_its_setting(pipeline: Callable[..., Pipeline], tmp_path: Path) -> None:
+    (tmp_path / "heldout.parquet").unlink()
+    asked = pipeline()
+    with pytest.raises(InputError, match=r"dedup.decontaminate.0: expected a file, found none"):
+        check_means(asked, stages(asked))
+
+
+@pytest.mark.parametrize("output", ["nosuchprotocol://bucket/run"])
+def test_an_address_that_nobody_can_write_to_is_refused(output: str) -> None:
+    with pytest.raises(ConfigError, match="nosuchprotocol"):
+        check_address(output)
+
+
+@pytest.mark.parametrize("output", ["runs/x", "/abs/run", "memory://bucket/run"])
+def test_others_are_not(output: str) -> None:
+    check_address(output)

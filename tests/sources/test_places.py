@@ -1,0 +1,30 @@
+"""`read.paths`: braces, globs, relative paths."""
+
+from pathlib import Path
+
+import pytest
+
+from capfilt.errors import InputError
+from capfilt.sources.places import expand
+
+
+def test_braces_and_globs_in_the_order_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (8, 9, 10, 11):
+        (tmp_path / f"{number:03d}.tar").touch()
+    monkeypatch.chdir(tmp_path)
+    assert expand(["{009..011}.tar", "0*.tar"]) == ["009.tar", "010.tar", "011.tar", "008.tar"]
+    assert expand([f"{tmp_path}/0{{08,11}}.tar"]) == [f"{tmp_path}/008.tar", f"{tmp_path}/011.tar"]
+    with pytest.raises(InputError, match=r"at `012\.tar`, found none"):
+        expand(["{010..012}.tar"])
+
+
+def test_a_lone_brace_is_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a{b.csv").touch()
+    assert expand([f"{tmp_path}/a{{b.csv"]) == [f"{tmp_path}/a{{b.csv"]
+
+
+def test_folders_only_where_they_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two.csv").touch()
+    assert expand([f"{tmp_path}/*"], folders=True) == [f"{tmp_path}/one"]
+    assert expand([f"{tmp_path}/*"]) == [f"{tmp_path}/two.csv"]
