@@ -73,16 +73,21 @@ class PictureDownloader:
         if not urls:
             return []
         outcomes: list[Outcome | None] = [None] * len(urls)
+        digests: list[str | None] = [None] * len(urls)
         done: list[Downloaded | None] = [None] * len(urls)
 
         def download_image_with_retry(row: tuple[int, str | None], **_: Any) -> tuple[int, io.BytesIO | None, str | None]:
             key, url = row
             outcome = outcomes[key] = self._fetch(url)
-            return key, None if outcome.body is None else io.BytesIO(outcome.body), outcome.error
+            if outcome.body is None:
+                return key, None, outcome.error
+            # Here and not by `compute_hash`: every body has one, and the one thread that resizes has enough to do.
+            digests[key] = hashlib.sha256(outcome.body).hexdigest()
+            return key, io.BytesIO(outcome.body), outcome.error
 
         def write(image: bytes | None, key: str, _caption: str | None, meta: dict[str, Any]) -> None:
             row = int(key[-_COUNT_DIGITS:])
-            done[row] = _downloaded(image, meta, outcomes[row])
+            done[row] = _downloaded(image, meta, outcomes[row], digests[row])
             outcomes[row] = None  # the served bytes are not needed any longer
 
         path = f"memory://capfilt-{uuid.uuid4().hex}.feather"  # the Downloader reads its shard from a file, and removes it
@@ -99,7 +104,7 @@ class PictureDownloader:
             timeout=0,  # unused: the fetch has its own deadline
             number_sample_per_shard=10**_COUNT_DIGITS,
             oom_shard_count=1,
-            compute_hash=None,  # it would hash, and hold, only what could be decoded
+            compute_hash=None,
             verify_hash_type=None,
             encode_format="jpg",
             retries=0,
@@ -126,12 +131,11 @@ class _Rows:
         pass
 
 
-def _downloaded(image: bytes | None, meta: dict[str, Any], outcome: Outcome | None) -> Downloaded:
+def _downloaded(image: bytes | None, meta: dict[str, Any], outcome: Outcome | None, digest: str | None) -> Downloaded:
     """img2dataset's status and error of a row, in our words."""
     assert outcome is not None
     if outcome.body is None:
         return Downloaded(outcome.status, outcome.error, outcome.consent)
-    digest = hashlib.sha256(outcome.body).hexdigest()
     if meta["status"] != "success":
         return Downloaded("image_invalid", meta["error_message"], outcome.consent, digest)
     sizes = (meta["width"], meta["height"], meta["original_width"], meta["original_height"])

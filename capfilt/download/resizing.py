@@ -82,7 +82,7 @@ class PictureResizer:
     def _pixels(self, image: Image.Image) -> tuple[np.ndarray[Any, Any], int]:
         """Pixels [H, W, 3 or 4] of an RGB picture and the way from there to OpenCV's order; where it can be, without copying."""
         try:
-            flat = pa.array(image).flatten().to_numpy()  # Pillow's own memory: RGB in four bytes
+            flat = pa.array(image).values.to_numpy()  # Pillow's own memory: RGB in four bytes
         except (pa.ArrowException, ValueError, TypeError):  # bigger than one block of it, or a Pillow without Arrow
             return np.asarray(image), self._cv2.COLOR_RGB2BGR
         return flat.reshape(image.height, image.width, 4), self._cv2.COLOR_RGBA2BGR

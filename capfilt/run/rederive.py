@@ -6,7 +6,7 @@ Knows nothing of files that were not sampled.
 
 import math
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,7 +168,7 @@ def _scores(row: Json) -> Json:
     return found
 
 
-def _compare(again: Json, stored: Json, facts: Any, tolerance: float) -> Iterator[Told]:
+def _compare(again: Json, stored: Json, facts: Callable[[Json], Json], tolerance: float) -> Iterator[Told]:
     """The first fact in which two rows differ."""
     new, old = facts(again), facts(stored)
     for name in sorted({*new, *old}):
