@@ -2,13 +2,13 @@
 
 Gives soft prompts, next-token logits, captions and losses; knows nothing of optimisers, tokenising or files.
 
-Axes at the end of tensor names: B images, R texts (rows), N image tokens, D image width, Q queries, U width of the language model's
-embeddings, P prompt tokens, T text tokens, V vocabulary.
+Axes at the end of tensor names: B images, R texts (rows), N image tokens, D image width, Q queries, W their width, U width of
+the language model's embeddings, P prompt tokens, T text tokens, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from capfilt.modeling.blip2_language import FrozenLanguage, SoftPrompt, SuffixDe
 from capfilt.modeling.causal_lm import LanguageDecoder
 from capfilt.modeling.decoding import Generated, generate
 from capfilt.modeling.qformer import QFormer
-
-if TYPE_CHECKING:
-    from capfilt.modeling.blip2_training import Blip2Training
 
 
 class Blip2(nn.Module):
@@ -151,9 +148,7 @@ class Blip2(nn.Module):
         if language.is_encoder_decoder:
             first_B1 = prompt_ids.new_full((len(prompt_ids), 1), language.first_id)
             return generate(SuffixDecoder(language), SoftPrompt(soft_BQU, prompt_ids), first_B1, decoding, seeds=seeds)
-        decoder = LanguageDecoder(
-            language.model, eos_id=language.eos_id, pad_id=language.pad_id, prefix_length=soft_BQU.shape[1]
-        )
+        decoder = LanguageDecoder(language.model, eos_id=language.eos_id, pad_id=language.pad_id, prefix_length=soft_BQU.shape[1])
         return generate(decoder, soft_BQU, prompt_ids, decoding, seeds=seeds)
 
     def written_from(self, prompt_ids: Tensor) -> int:

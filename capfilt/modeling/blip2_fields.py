@@ -107,7 +107,7 @@ def architecture_of(found: dict[str, Any], config: Given, certain: Mapping[str, 
         if "heads" not in fields[section]:
             raise CheckpointError(
                 f"{source}: expected the number of heads of {section} in the configuration, found none, and a width of "
-                f"{fields[section]['width']} does not say it (BLIP-2: heads of 64 in the Q-Former). Give {section}: {{heads: ...}}"
+                f"{fields[section]['width']} does not say it (BLIP-2: 64 wide in the Q-Former). Give {section}: {{heads: ...}}"
             )
     if "max_text_length" not in told:
         fields["max_text_length"] = min(fields["max_text_length"], fields["text"].get("max_positions", 512))
@@ -131,7 +131,7 @@ def told_fields(config: Given) -> dict[str, Any]:
             path = Path(config) if Path(config).is_file() else find_yaml(config, "models")
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
             if not isinstance(content, Mapping):
-                raise ConfigError(f"{path}: expected fields of an architecture, found {type(content).__name__}. Correct the file")
+                raise ConfigError(f"{path}: expected fields of an architecture, found a {type(content).__name__}; correct it")
             return told_fields(content)
         case _:
             return _translated(config)

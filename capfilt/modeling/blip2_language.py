@@ -1,10 +1,10 @@
-"""A frozen language model of transformers that reads soft prompts: its loss, and an encoder-decoder's decoding (BLIP-2 section 3.3).
+"""A frozen language model of transformers that reads soft prompts: losses, and an encoder-decoder's decoding.
 
-Decoder-only models decode through `capfilt.modeling.causal_lm`. transformers is imported where it is used. Knows nothing of
+BLIP-2 section 3.3. Decoder-only models decode through `capfilt.modeling.causal_lm`. transformers is imported where it is used. Knows nothing of
 pictures or of what made the soft prompts.
 
-Axes at the end of tensor names: B images, R rows, S soft prompts, P prompt tokens, T text tokens, U width of the language model's
-embeddings, V vocabulary.
+Axes at the end of tensor names: B images, R rows, S soft prompts, P prompt tokens, T text tokens, M kept tokens, U width of the
+language model's embeddings, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ class FrozenLanguage:
     def suffix_logits(
         self, soft_BSU: Tensor, prefix_BP: Tensor, prefix_mask_BP: Tensor, ids_BT: Tensor, mask_BT: Tensor
     ) -> Tensor:
-        """[B, T, V] of an encoder-decoder: column t scores token t of the suffix, given soft prompts, prefix and what precedes."""
+        """[B, T, V] of an encoder-decoder: column t scores the suffix' token t, given all before it."""
         assert self.first_id is not None
         first_B1 = ids_BT.new_full((len(ids_BT), 1), self.first_id)
         out = self.model(
@@ -148,7 +148,7 @@ class SuffixCache:
 
 
 class SuffixDecoder:
-    """An encoder-decoder as the decoding engine sees it: `image_embeds` are a SoftPrompt, the engine's prompt is the first token."""
+    """An encoder-decoder as the decoding engine sees it: its image is a SoftPrompt, its prompt the first token alone."""
 
     def __init__(self, language: FrozenLanguage) -> None:
         self.language = language

@@ -3,6 +3,8 @@
 State dicts in, a QFormer or a Blip2 out. What shapes do not say (heads, norms, token ids) is LAVIS' unless the caller says so.
 """
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +29,8 @@ HEAD_WIDTH, EVA_HEAD_WIDTH = 64, 88
 """Heads are the one size that shapes do not show: of BERT, and of LAVIS' ViT-g/14."""
 LANGUAGE = ("opt_model.", "t5_model.", "llm_model.")
 PROJECTIONS = ("opt_proj", "t5_proj")
+OF_TEXTS = re.compile(r"^Qformer\.bert\.(embeddings\.(word|position)_embeddings|encoder\.layer\.\d+\.(intermediate|output))\.")
+"""What only texts go through; stage 2 has no use for it."""
 
 
 def qformer_from_original(content: Mapping[str, Any], config: Given = None, *, source: str = SOURCE) -> QFormer:
@@ -58,7 +62,7 @@ def blip2_from_original(
     if wrong:
         listed = "\n  ".join(wrong)
         raise CheckpointError(
-            f"{source}: expected {' or '.join(PROJECTIONS)} to this language model's width {language.width}, found\n  {listed}\n"
+            f"{source}: expected {' or '.join(PROJECTIONS)} to the language model's width {language.width}, found\n  {listed}\n"
             "Give the language model that the checkpoint was trained with"
         )
     _load(model.qformer, theirs, source, ignored=PROJECTIONS)
@@ -99,6 +103,8 @@ def _load(model: QFormer, theirs: dict[str, Tensor], source: str, ignored: tuple
     if positions is not None and positions.ndim == 3 and model.vision is not None:
         theirs["visual_encoder.pos_embed"] = interpolated(positions.float(), model.vision.side)
     roles = model.config.roles
+    if not roles:
+        theirs = {name: tensor for name, tensor in theirs.items() if not OF_TEXTS.search(name)}
     unasked = list(ignored)
     if "captioner" not in roles:
         unasked += ["Qformer.cls."]
@@ -160,7 +166,13 @@ def _image(theirs: Mapping[str, Tensor], width: int, source: str) -> tuple[dict[
             may.setdefault("heads", width // head_width)
     hidden = _shape(theirs, "visual_encoder.blocks.0.mlp.fc1.weight", source)[0]
     certain = {"patch": patch, "width": width, "layers": layers, "final_norm": "visual_encoder.norm.weight" in theirs}
-    return may, certain | {"mlp_ratio": hidden / width}
+    return may, certain | {"mlp_ratio": ratio_of(hidden, width)}
+
+
+def ratio_of(hidden: int, width: int) -> float:
+    """What, times `width` and cut to a whole number, is `hidden`."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _is_tied(theirs: Mapping[str, Tensor]) -> bool:

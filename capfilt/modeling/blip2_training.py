@@ -12,9 +12,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from capfilt.errors import ConfigError
+from capfilt.config.architecture import Role
+from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.batch import Batch
 from capfilt.modeling.blip2 import Blip2
+from capfilt.modeling.layers import KeysValues
 from capfilt.modeling.losses import (
     IGNORED,
     draw_negatives,
@@ -28,6 +30,7 @@ from capfilt.modeling.losses import (
 from capfilt.modeling.qformer import QFormer, missing_part, take_looks
 
 LossName = Literal["itc", "itm", "lm"]
+ROLE_OF: dict[LossName, Role] = {"itc": "filter", "itm": "filter", "lm": "captioner"}
 Negatives = tuple[Tensor, Tensor]
 """Two [B] of indices into the batch: text i's negative image, and image i's negative text."""
 SMOOTHING = 0.1
@@ -58,7 +61,9 @@ class QFormerTraining(_Drawing):
     and values.
     """
 
-    def __init__(self, model: QFormer, *, losses: Sequence[LossName] | None = None, prompt_length: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, model: QFormer, *, losses: Sequence[LossName] | None = None, prompt_length: int = 0, seed: int = 0
+    ) -> None:
         """
         Args:
             model: Trained in place, but for its image encoder.
@@ -71,16 +76,17 @@ class QFormerTraining(_Drawing):
             CheckpointError: If the model has no head for it.
         """
         super().__init__(seed)
-        possible = tuple(name for name in get_args(LossName) if ("captioner" if name == "lm" else "filter") in model.config.roles)
+        possible = tuple(name for name in get_args(LossName) if ROLE_OF[name] in model.config.roles)
         asked = possible if losses is None else tuple(losses)
         unknown = sorted(set(asked) - set(get_args(LossName)))
         if unknown or not asked:
             raise ConfigError(
-                f"losses: expected some of {', '.join(get_args(LossName))}, found {list(asked)}; correct the names, or give the "
-                "Q-Former a role"
+                f"losses: expected some of {', '.join(get_args(LossName))}, found {list(asked)}; correct the names, or give "
+                "the Q-Former a role"
             )
-        if set(asked) - set(possible):
-            raise ConfigError(f"losses {list(asked)}: {missing_part('captioner' if 'filter' in model.config.roles else 'filter')}")
+        for name in asked:
+            if name not in possible:
+                raise CheckpointError(f"losses, {name}: {missing_part(ROLE_OF[name])}")
         self.model = model
         self.asked = frozenset(asked)
         self.prompt_length = prompt_length
@@ -95,7 +101,7 @@ class QFormerTraining(_Drawing):
             image_BQE = model.project_queries(queried.states_BQW).float()
             text_BE = model.text_features(batch.ids_BT, batch.mask_BT).float()
             # In bfloat16 a cosine has two digits, and the temperature multiplies its error by 14.
-            with torch.autocast(image_BE.device.type, enabled=False):
+            with torch.autocast(text_BE.device.type, enabled=False):
                 sims_BB = model.itc_similarities(image_BQE, text_BE) / model.temp
             if "itc" in self.asked:
                 targets_BB = positives_by_image(batch.image_ids_B, batch.image_ids_B)
@@ -112,7 +118,7 @@ class QFormerTraining(_Drawing):
             found["lm"] = lm_loss(logits_MV.float(), labels_BT.flatten()[kept_M], SMOOTHING)
         return found
 
-    def _matching(self, batch: Batch, image_kv: list, sims_BB: Tensor, negatives: Negatives | None) -> Tensor:  # type: ignore[type-arg]
+    def _matching(self, batch: Batch, image_kv: list[KeysValues | None], sims_BB: Tensor, negatives: Negatives | None) -> Tensor:
         """ITM on 3 B rows: own pairs; each text with a negative image; each image with a negative text."""
         device = batch.ids_BT.device
         own_B = torch.arange(len(batch.ids_BT))
@@ -144,8 +150,8 @@ class Blip2Training(_Drawing):
         """
         Args:
             model: Trained in place, but for image encoder and language model.
-            prompt_length: Tokens at the head of every text that are the prompt: seen and not learnt. An encoder-decoder's encoder
-                reads them.
+            prompt_length: Tokens at the head of every text that are the prompt: seen and not learnt. An encoder-decoder's
+                encoder reads them.
             cut: Encoder-decoder: whether the text after the prompt is cut at random (pre-training) or learnt whole
                 (captioning).
             seed: Of the places of the cuts.

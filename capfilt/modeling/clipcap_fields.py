@@ -59,7 +59,7 @@ def architecture_of(
     """
     told = _told(config)
     fields = {**found, **told, "kind": "clipcap", "image": None}
-    fields["text"] = {**found["text"], **told.get("text", {})}
+    fields["text"] = {**found["text"], **told.get("text", {}), "tied_vocabulary": found["text"]["tied_vocabulary"]}
     mapper = told.get("mapper", {})
     if mapper.get("kind", found["mapper"]["kind"]) == "mlp":
         mapper = {key: value for key, value in mapper.items() if key in ("kind", "hidden") and value is not None}
@@ -118,7 +118,8 @@ def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
         if key in _GPT_SECTIONS:
             content = value if isinstance(value, Mapping) else value.to_dict()
             own = {name: x for name, x in content.items() if name in _OWN_TEXT}
-            told["text"] |= {**gpt_fields(content), **own}
+            # What a GPT-2's own configuration calls its end is not where the published captions end.
+            told["text"] |= {name: x for name, x in gpt_fields(content).items() if name not in ("end_id", "pad_id")} | own
         elif key == "mapper":
             told["mapper"] |= value
         elif key == "mapping_type":

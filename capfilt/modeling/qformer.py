@@ -1,7 +1,7 @@
-"""The Q-Former of BLIP-2's first stage: query outputs, features, matching and next-token logits, captions, losses (section 3.2).
+"""The Q-Former of BLIP-2's first stage: query outputs, features, matching and next-token logits, captions, losses.
 
-A few learned queries look at the tokens of a frozen image encoder and speak for the picture, whatever its resolution. Knows
-nothing of language models (`capfilt.modeling.blip2`), optimisers, tokenising or files.
+A few learned queries look at the tokens of a frozen image encoder and speak for the picture, whatever its resolution (BLIP-2
+sections 3.1 and 3.2). Knows nothing of language models (`capfilt.modeling.blip2`), optimisers, tokenising or files.
 
 Axes at the end of tensor names: B images, R texts (rows), N image tokens, D image width, Q queries, T text tokens, W width,
 E common space, V vocabulary, C channels, H and W pixels.
@@ -22,12 +22,12 @@ from capfilt.errors import CheckpointError, ContractError
 from capfilt.modeling.batch import Batch
 from capfilt.modeling.decoding import Generated, generate
 from capfilt.modeling.layers import KeysValues, initialise
-from capfilt.modeling.qformer_layers import Queried, QFormerTower
+from capfilt.modeling.qformer_layers import QFormerTower, Queried
 from capfilt.modeling.text import LanguageHead
 from capfilt.modeling.vision import VisionTransformer
 
 if TYPE_CHECKING:
-    from capfilt.modeling.blip2_training import Negatives, QFormerTraining
+    from capfilt.modeling.blip2_training import Negatives
 
 PARTS: dict[str, Role] = {
     "image_projection": "filter",
@@ -213,9 +213,7 @@ class QFormer(nn.Module):
             prompt_ids = prompt_ids[:, :-1]
         return generate(decoder, image_embeds_BND, self.begun(prompt_ids), decoding, seeds=seeds)
 
-    def losses(
-        self, batch: "Batch | Mapping[str, Tensor]", *, negatives: "Negatives | None" = None
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: "Batch | Mapping[str, Tensor]", *, negatives: "Negatives | None" = None) -> dict[str, Tensor]:
         """One step's losses by name, `itc` and `itm` for a filter and `lm` (ITG) for a captioner: see `QFormerTraining`.
 
         Args:
@@ -264,7 +262,7 @@ class QFormer(nn.Module):
 def missing_part(role: Role) -> str:
     """The sentence for a Q-Former that is asked for what its weights cannot do."""
     if role == "captioner":
-        return "expected a Q-Former with a text head to write captions (ITG), found none. Give stage 1's weights, or use stage 2's"
+        return "expected a Q-Former with a text head to write captions (ITG), found none. Give stage 1's weights, or a Blip2"
     return "expected a Q-Former with ITC and ITM heads to match texts, found none. Give stage 1's or retrieval weights"
 
 

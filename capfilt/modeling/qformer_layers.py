@@ -18,7 +18,7 @@ from capfilt.modeling.text import MASKED, CrossBlock, FeedForwardBlock, SelfBloc
 
 
 class QFormerLayer(nn.Module):
-    """One layer: self-attention for all, then cross-attention (in some layers) and a feed-forward for queries, another for texts."""
+    """Self-attention for all; then cross-attention (in some layers) and a feed-forward for queries, another one for texts."""
 
     def __init__(self, config: TextConfig, image_width: int, *, looks: bool, reads: bool) -> None:
         """`looks`: has cross-attention. `reads`: has the texts' feed-forward."""
@@ -83,7 +83,7 @@ class QFormerTower(nn.Module):
         return cast("list[QFormerLayer]", list(self.layers))
 
     def image_kv(self, image_BND: Tensor) -> list[KeysValues | None]:
-        """Cross-attention keys and values of the images per layer, None where a layer has none; made once, used by every text."""
+        """Cross-attention keys and values of the images per layer, None where it has none: made once, used by every text."""
         return [None if layer.cross is None else layer.cross.attention.keys_values(image_BND) for layer in self.in_order()]
 
     def look(self, image_kv: list[KeysValues | None], images: int) -> Queried:
@@ -142,7 +142,7 @@ class QFormerTower(nn.Module):
         return x_RTW
 
     def step(self, ids_RT: Tensor, cache: list[KeysValues], start: int) -> Tensor:
-        """As `write`, for the text's positions from `start`; the cache holds the queries in front, and these tokens afterwards."""
+        """As `write`, for the text's positions from `start`; the cache holds the queries, and then these tokens."""
         x_RTW = self._embedded(ids_RT, start)
         at, length = self.queries.shape[1] + start, ids_RT.shape[1]
         bias = None

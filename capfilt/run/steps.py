@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from capfilt.errors import CheckpointError
 from capfilt.identity import content_hash, fingerprint
 from capfilt.run import files
 
@@ -80,10 +81,20 @@ def key_of(*parts: Any) -> str:
     return fingerprint(list(parts))
 
 
-def model_identity(folder: str | None) -> str | None:
-    """Hash of a model folder's weights and architecture; a name that is no folder stands for itself."""
-    if folder is None:
+def model_identity(source: str | None) -> str | None:
+    """Hash of a model's weights and of what describes it, whatever its form; what cannot be found stands for itself."""
+    if source is None:
         return None
     names = ("model.safetensors", "architecture.yaml", "tokenizer.json")
-    contents = [files.get(files.join(folder, name)) for name in names]
-    return folder if contents[0] is None else content_hash(*(content or b"" for content in contents))
+    contents = [files.get(files.join(source, name)) for name in names[:2]]
+    if None not in contents:
+        contents.append(files.get(files.join(source, names[2])))
+        return content_hash(*(content or b"" for content in contents))
+    from capfilt.modeling.checkpoints.find import FILES, find_checkpoint
+
+    try:
+        path = find_checkpoint(source, fetch=False)
+    except CheckpointError:
+        return source
+    found = sorted({hit for pattern in FILES for hit in path.glob(pattern)}) if path.is_dir() else [path]
+    return content_hash(*(part for hit in found for part in (hit.name, file_sha256(str(hit)) or "")))

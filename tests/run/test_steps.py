@@ -54,3 +54,15 @@ def test_a_model_is_known_by_its_bytes_and_a_name_by_itself(tmp_path: Path) -> N
         files.put(str(tmp_path / weights.decode() / "model.safetensors"), weights)
     assert model_identity(str(tmp_path / "a")) != model_identity(str(tmp_path / "b"))
     assert key_of("x", 1) != key_of("x", 2)
+
+
+def test_a_published_model_is_known_by_all_its_files(tmp_path):
+    for name, weights, config in (("a", b"1", b"{}"), ("b", b"2", b"{}"), ("c", b"1", b"{ }"), ("d", b"1", b"{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pytorch_model.bin").write_bytes(weights)
+        (tmp_path / name / "config.json").write_bytes(config)
+    (tmp_path / "m.pth").write_bytes(b"1")
+    (tmp_path / "n.pth").write_bytes(b"2")
+    found = {name: model_identity(str(tmp_path / name)) for name in ("a", "b", "c", "d", "m.pth", "n.pth")}
+    assert found["a"] == found["d"]
+    assert len(set(found.values())) == 5

@@ -35,17 +35,17 @@ class Blip2Image(VisionConfig):
     layers: Annotated[int, Field(ge=0)]  # type: ignore[assignment]
     """0: no encoder here; pictures come as features [tokens, width] of one elsewhere."""
     final_norm: bool = True
-    """Whether the encoder itself ends in a norm (a MED's does; EVA's does not: the norm behind it learns, see `bridge_norm_eps`)."""
+    """Whether the encoder itself ends in a norm (a MED's does, EVA's does not), before the one that learns."""
     checkpoint: str | None = None
-    """Folder, file or hub name of the MED whose image encoder is taken; its sizes must be these. null: the weights come with the
-    Q-Former's own."""
+    """Folder, file or hub name of the MED whose image encoder is taken; its sizes must be these. null: the weights come with
+    the Q-Former's own."""
 
 
 class QFormerConfig(Section):
     """The Q-Former: a BERT (post-norm) that texts and learned queries run through together (BLIP-2 section 3.1)."""
 
     vocabulary: Literal["bert", "trained"] = "bert"
-    """bert: bert-base-uncased's WordPiece. trained: WordPiece trained on the run's texts; `vocab_size` is then an upper bound."""
+    """bert: bert-base-uncased's WordPiece. trained: one trained on the run's texts; `vocab_size` is then an upper bound."""
     vocab_size: Positive
     """All tokens, [DEC] included."""
     width: Positive
@@ -108,8 +108,8 @@ class Blip2Architecture(Section):
     image: Blip2Image
     text: QFormerConfig
     roles: tuple[Role, ...] = ("captioner", "filter")
-    """What the Q-Former's weights can do. captioner: text generation grounded in images (ITG). filter: ITC and ITM. Neither: queries
-    alone, as in stage 2, whose captioner is the language model."""
+    """What the Q-Former's weights can do. captioner: text generation grounded in images (ITG). filter: ITC and ITM. Neither:
+    queries alone, as in stage 2, whose captioner is the language model."""
     embed_dim: Positive = 256
     """Width of the common image-text space of ITC."""
     language: LanguageConfig | None = None

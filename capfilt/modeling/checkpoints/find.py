@@ -13,8 +13,8 @@ FILES = ("*.json", "*.txt", "*.yaml", "*.safetensors", "pytorch_model*.bin")
 """Of a repository; weights of other frameworks stay where they are."""
 
 
-def find_checkpoint(source: str | Path) -> Path:
-    """A folder or file as it is; `owner/name` from the hub's cache, filled over the network where there is one.
+def find_checkpoint(source: str | Path, *, fetch: bool = True) -> Path:
+    """A folder or file as it is; `owner/name` from the hub's cache, filled over the network with `fetch`.
 
     Raises:
         CheckpointError: If it is neither, or cannot be had.
@@ -26,7 +26,7 @@ def find_checkpoint(source: str | Path) -> Path:
         raise CheckpointError(
             f"{source}: expected a model folder, a checkpoint file or a hub name (owner/name), found none. Check the path"
         )
-    return _from_hub(str(source))
+    return _from_hub(str(source), fetch)
 
 
 def is_checkpoint_name(source: str | Path) -> bool:
@@ -39,7 +39,7 @@ def is_checkpoint_name(source: str | Path) -> bool:
     )
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -50,7 +50,7 @@ def _from_hub(name: str) -> Path:
                 return cached
         except LocalEntryNotFoundError:
             pass
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=not fetch))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(

@@ -46,17 +46,17 @@ def load_transformers(folder: Path, vocabulary: str | Path | None = None) -> Loa
     Raises:
         CheckpointError: If a file is missing or is not BLIP's, or if tensors are missing, unexpected or of another shape.
     """
-    settings = _json(folder / CONFIG)
+    settings = read_json(folder / CONFIG)
     if settings.get("model_type") != "blip":
         raise CheckpointError(
             f"{folder}: expected a folder of transformers' BLIP (model_type blip), found {settings.get('model_type')!r}. "
             "Give a BlipForConditionalGeneration or BlipForImageTextRetrieval"
         )
-    theirs = {name: tensor for name, tensor in with_aliases(_tensors(folder)).items() if name != "logit_scale"}
+    theirs = {name: tensor for name, tensor in with_aliases(read_tensors(folder)).items() if name != "logit_scale"}
     roles = roles_of(theirs)
     if not roles:
         shape_of(theirs, f"{DECODER}embeddings.word_embeddings.weight", str(folder))
-    tokenizer = _tokenizer(folder, vocabulary)
+    tokenizer = folder_tokenizer(folder, vocabulary)
     try:
         architecture = _architecture(folder, settings, theirs, roles, tokenizer)
     except ValidationError as error:
@@ -79,7 +79,7 @@ def _architecture(
 
     config = BlipConfig.from_dict(settings)  # fills what a saved file leaves out because it is the default
     image, text = config.vision_config, config.text_config
-    picture = _picture(folder)
+    picture = image_processor(folder)
     size = int(image.image_size)
     if picture.get("size", size) != size:
         raise CheckpointError(
@@ -134,13 +134,13 @@ def _architecture(
     )
 
 
-def _picture(folder: Path) -> dict[str, Any]:
+def image_processor(folder: Path) -> dict[str, Any]:
     """`size`, `image_mean` and `image_std` of the image processor, where the folder has one; BLIP's hold otherwise."""
     path = folder / "preprocessor_config.json"
     if path.is_file():
-        settings = _json(path)
+        settings = read_json(path)
     elif (folder / "processor_config.json").is_file():
-        settings = _json(folder / "processor_config.json").get("image_processor", {})
+        settings = read_json(folder / "processor_config.json").get("image_processor", {})
     else:
         return {}
     wrong = [key for key in ("do_resize", "do_rescale", "do_normalize") if settings.get(key, True) is not True]
@@ -160,7 +160,7 @@ def _picture(folder: Path) -> dict[str, Any]:
     return found | ({"size": size} if size is not None else {})
 
 
-def _tokenizer(folder: Path, vocabulary: str | Path | None) -> Tokenizer:
+def folder_tokenizer(folder: Path, vocabulary: str | Path | None) -> Tokenizer:
     if vocabulary is not None:
         return Tokenizer.from_vocab(vocabulary)
     if (folder / "tokenizer.json").is_file():
@@ -173,7 +173,7 @@ def _tokenizer(folder: Path, vocabulary: str | Path | None) -> Tokenizer:
     )
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
+def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder, from one file or from the parts that an index lists."""
     for name in WEIGHTS:
         index = folder / f"{name}.index.json"
@@ -181,7 +181,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
             return _read(folder / name)
         if index.is_file():
             found: dict[str, Tensor] = {}
-            for part in sorted(set(_json(index)["weight_map"].values())):
+            for part in sorted(set(read_json(index)["weight_map"].values())):
                 found |= _read(folder / part)
             return found
     raise CheckpointError(f"{folder}: expected {' or '.join(WEIGHTS)} beside {CONFIG}, found neither. Copy the weights there")
@@ -198,7 +198,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
