@@ -235,8 +235,7 @@ if find_spec("open_clip") is not None:
         theirs = OpenClipCoCa(
             embed_dim=shape.width,
             vision_cfg=vision,
-            text_cfg=text
-            | {"heads": 4, "layers": shape.text_layers, "mlp_ratio": 2.0, "embed_cls": True, "output_tokens": True},
+            text_cfg=text | {"heads": 4, "layers": shape.text_layers, "mlp_ratio": 2.0, "embed_cls": True, "output_tokens": True},
             multimodal_cfg=text | {"heads": 2, "layers": shape.decoder_layers},
         ).eval()
         state = random_state(shape)
