@@ -160,7 +160,7 @@ class Process:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"a process of the benchmark ended early: {self._process.args}")
+            raise SystemExit(f"a process of the benchmark ended early: {self._process.args!r}")
         found: dict[str, Any] = json.loads(line)
         return found
 

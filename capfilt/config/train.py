@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from capfilt.config.base import Positive, Section, Share, operational
+from capfilt.config.read import Img2dataset, ParquetImages, WebDataset
 from capfilt.config.round import Dtype
 
 
@@ -59,7 +60,19 @@ class OptimConfig(Section):
 
     losses: Losses
     steps: Positive
-    batch_size: Positive  # global, over all workers
+    batch_size: Positive  # pairs per step of the optimiser, over all workers and accumulated parts
+    accumulate_steps: Positive = 1
+    """Parts, one after another, that a batch is computed in; it must divide `batch_size` (workers x parts must). LM learns the
+    same. ITC and ITM see the part's pairs (and the queue) only: a smaller batch to them, and the queue moves once per part."""
+    checkpoint_activations: bool = operational(default=False)
+    """Compute each block's activations again in the backward pass instead of keeping them: less memory, about a third more time,
+    the same weights."""
+    augment: Literal["none", "blip"] = "none"
+    """blip: a random crop (of at least 0.2 of the area in `pretrain`, 0.5 in `finetune`), mirroring, and two of ten further changes.
+    none: the whole picture; a mirrored one belies a text that says left."""
+    negatives: Literal["local", "global"] = "local"
+    """With several workers, whom a pair is contrasted with and its ITM negatives come from. local: its own worker's pairs and the
+    queue (BLIP's pre-training): another number of workers, another result. global: all workers' pairs, as if there were one."""
     lr: float = Field(gt=0)
     warmup_steps: int = Field(default=0, ge=0)
     schedule: Schedule = Cosine()
@@ -71,10 +84,24 @@ class OptimConfig(Section):
     threads: Positive | None = None  # CPU sums, and so weights, depend on it; null: what torch takes
 
 
+class CapfiltShards(Section):
+    """Parquet shards that `write` made; every kept text of a row is one of its texts."""
+
+    kind: Literal["capfilt"]
+    paths: list[str] = Field(min_length=1)  # fsspec paths; globs and braces are expanded
+
+
+Shards = Annotated[CapfiltShards | ParquetImages | WebDataset | Img2dataset, Field(discriminator="kind")]
+
+
 class PretrainConfig(OptimConfig):
     architecture: str  # file name in models/, or a path
     mix: Mix
-    human: str
+    human: str | None = None  # Parquet with `image` and `captions`; needed unless mix.human is 0
+    web: Shards | None = None  # shards that are there already; null: the round's pool or data set
+    web_fraction_per_epoch: float = Field(default=1, gt=0, le=1)  # of the web pairs, another part each epoch (BLIP's LAION)
+    shuffle_rows: Positive = 8192  # of `web`: rows held in memory at once and shuffled, besides as many that are read ahead
+    interleave: Positive = 8  # of `web`: chunks read side by side; a multiple of the workers lets each read its own shards only
     image_px: Positive | None = None  # null: the architecture's own
     vocabulary: str | None = None  # WordPiece file; null trains one on the run's first texts
     init: Initial = Initial()

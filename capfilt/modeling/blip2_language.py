@@ -1,7 +1,7 @@
 """A frozen language model of transformers that reads soft prompts: losses, and an encoder-decoder's decoding.
 
-BLIP-2 section 3.3. Decoder-only models decode through `capfilt.modeling.causal_lm`. transformers is imported where it is used. Knows nothing of
-pictures or of what made the soft prompts.
+BLIP-2 section 3.3. Decoder-only models decode through `capfilt.modeling.causal_lm`. transformers is imported where it is used.
+Knows nothing of pictures or of what made the soft prompts.
 
 Axes at the end of tensor names: B images, R rows, S soft prompts, P prompt tokens, T text tokens, M kept tokens, U width of the
 language model's embeddings, V vocabulary.

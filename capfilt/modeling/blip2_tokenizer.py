@@ -38,7 +38,7 @@ class LanguageTokenizer:
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"{checkpoint}: expected a tokenizer, found {reason}. Save the model's tokenizer there"
+                f"{checkpoint}: expected a tokenizer, found {reason}. Save the model's there"
             ) from None
 
     def encode_batch(self, texts: Sequence[str], max_length: int, *, pad_to: int | None = None) -> tuple[Int64Array, Int64Array]:

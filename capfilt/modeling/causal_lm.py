@@ -1,7 +1,7 @@
 """Any decoder-only language model of transformers that goes on from a prefix of vectors: states, scores, decoding.
 
-ClipCap's prefix and BLIP-2's projected queries are such prefixes. Knows nothing of images, nor of what made the prefix. transformers
-is imported where it is used.
+ClipCap's prefix and BLIP-2's projected queries are such prefixes. Knows nothing of images, nor of what made the prefix.
+transformers is imported where it is used.
 
 For models whose scores are a linear map (`get_output_embeddings`) of the last hidden state: GPT-2, OPT, LLaMA and their like.
 
@@ -140,9 +140,7 @@ class LanguageDecoder:
         self.pad_id = pad_id
         self.longest = longest_text(model, prefix_length)
 
-    def start(
-        self, prefix_BkW: Tensor, prompt_BP: Tensor, rows_per_image: int, max_length: int
-    ) -> tuple[Tensor, LanguageCache]:
+    def start(self, prefix_BkW: Tensor, prompt_BP: Tensor, rows_per_image: int, max_length: int) -> tuple[Tensor, LanguageCache]:
         """Scores [B, V] of the first new token, and the cache of B * rows_per_image rows.
 
         Prefix and prompt run once per image. The prompt may be empty.

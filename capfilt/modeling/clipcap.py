@@ -1,8 +1,8 @@
 """ClipCap: an image embedding becomes a prefix, and GPT-2 goes on from it (Mokady et al., arXiv:2111.09734).
 
 Gives prefixes, next-token scores, losses and captions, from pictures or straight from stored embeddings; knows nothing of
-optimisers, tokenising or files. Published weights: `ClipCap.from_original`. GPT-2 and CLIP come from transformers, imported when a
-ClipCap is made.
+optimisers, tokenising or files. Published weights: `ClipCap.from_original`. GPT-2 and CLIP come from transformers, imported when
+a ClipCap is made.
 
 Axes at the end of tensor names: B images (or texts, one each), E image embedding, k prefix vectors, T text tokens, W width,
 V vocabulary, n captions per image or nearest words per vector, C channels, H and W pixels.
@@ -57,9 +57,9 @@ class ClipCap(nn.Module):
             state_dict: `clip_project.model.{0,2}.*` (MLP) or `clip_project.{linear,prefix_const,transformer}*` (transformer), and
                 `gpt.*`; bare, or under `model` or `state_dict`.
             config: What shapes do not say; None takes GPT-2's heads of 64, the mapper's 8 heads, and the full stop as the token
-                that ends a text. A ClipCapArchitecture, the name or path of an architecture YAML, or a dictionary of its fields, of
-                the published code's (`prefix_length_clip`, `normalize_prefix`, `only_prefix`, ...) or of GPT-2's (`n_head`, ...).
-                Sizes always come from the tensors. The files hold no CLIP: see `with_image_side`.
+                that ends a text. A ClipCapArchitecture, the name or path of an architecture YAML, or a dictionary of its fields,
+                of the published code's (`normalize_prefix`, `only_prefix`, `stop_token_id`, `ignore_index`, ...) or of GPT-2's
+                (`n_head`, ...). Its `image` is passed over, since the files hold no CLIP: see `with_image_side`.
 
         Raises:
             CheckpointError: If tensors are missing, unexpected or of another shape: all are listed.
@@ -187,13 +187,14 @@ class ClipCap(nn.Module):
     def decoder(self) -> LanguageDecoder:
         """GPT-2 as the decoding engine sees it; its `start` takes prefixes."""
         text = self.config.text
-        return LanguageDecoder(
-            self.text, eos_id=text.end_id, pad_id=text.pad_id, prefix_length=self.config.prefix_length
-        )
+        return LanguageDecoder(self.text, eos_id=text.end_id, pad_id=text.pad_id, prefix_length=self.config.prefix_length)
 
     @torch.inference_mode()
     def nearest_tokens(self, prefix_BkW: Tensor, n: int = 1) -> tuple[Tensor, Tensor]:
-        """The n tokens whose embeddings are nearest to each vector by cosine (ClipCap section 4, prefix interpretability): ids and cosines, [B, k, n]."""
+        """The n tokens whose embeddings are nearest to each vector by cosine: ids and cosines, [B, k, n].
+
+        ClipCap section 4, "Prefix Interpretability".
+        """
         words_VW = F.normalize(self.text.get_input_embeddings().weight.float(), dim=-1)
         cosines, ids = (F.normalize(prefix_BkW.float(), dim=-1) @ words_VW.T).topk(n, dim=-1)
         return ids, cosines

@@ -41,7 +41,8 @@ def as_embedded(tensors: Mapping[str, Tensor]) -> EmbeddedBatch | Batch:
     ids_BT = tensors.get("ids", tensors.get("tokens"))
     name = next((name for name in EMBEDS if name in tensors), None)
     if ids_BT is None or (name is None and "pixels" not in tensors):
-        raise ContractError(f"batch: expected `embeds` or `pixels`, and `ids`, found {', '.join(tensors) or 'nothing'}; give them")
+        found = ", ".join(tensors) or "nothing"
+        raise ContractError(f"batch: expected `embeds` or `pixels`, and `ids`, found {found}; give them")
     mask_BT = tensors.get("mask")
     mask_BT = torch.ones_like(ids_BT) if mask_BT is None else mask_BT[:, mask_BT.shape[1] - ids_BT.shape[1] :]
     if name is None:

@@ -73,7 +73,7 @@ def build_embedder(config: ImageConfig, embed_dim: int) -> ClipEmbedder | MedEmb
 
 
 def load_embedder(source: str | Path) -> tuple[ClipEmbedder | MedEmbedder, ImageConfig, int, dict[str, Any]]:
-    """A CLIP of transformers (vision model or whole, folder or hub name) or a MED with ITC (our folder, or what `load_model` takes).
+    """A CLIP of transformers (folder or hub name) or a MED with ITC (our folder, or whatever `load_model` takes).
 
     Returns the network, its section, the embedding's width, and `image_mean` and `image_std` where the source says them.
 
@@ -134,10 +134,9 @@ def _load_clip(path: Path, source: str | Path) -> tuple[ClipEmbedder, ClipImage,
 
 
 def centre_square(image: Image.Image, size: int) -> Image.Image:
-    """As CLIP's preprocessing: the shorter side resized to `size` (bicubic), the middle cut out. `to_uint8` leaves it as it is."""
+    """As CLIP prepares pictures: the shorter side resized to `size` (bicubic), the middle cut out. `to_uint8` leaves it so."""
     image = image.convert("RGB")
-    width, height = image.size
-    short = min(width, height)
-    width, height = (size if width == short else int(size * width / short)), (size if height == short else int(size * height / short))
+    short = min(image.size)
+    width, height = (size if side == short else int(size * side / short) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
     return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))

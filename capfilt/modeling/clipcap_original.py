@@ -120,7 +120,7 @@ def original_names(model: ClipCap) -> Names:
 
 
 def to_original(model: ClipCap) -> dict[str, Tensor]:
-    """The state dict that the published code would load; `from_original` reads it back to an equal network. Without the image side."""
+    """The state dict that the published code would load, without the image side; `from_original` reads it back."""
     own = own_tensors(model)
     found: dict[str, Tensor] = {}
     for ours, parts in original_names(model).items():

@@ -17,8 +17,8 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class GptTokenizer:
-    """Texts to ids and back. A text ends with `end_id`: <|endoftext|>, which nobody sees, or a token that belongs to the text, such
-    as the full stop."""
+    """Texts to ids and back. A text ends with `end_id`: <|endoftext|>, which nobody sees, or a token that belongs to the text,
+    such as the full stop."""
 
     def __init__(self, backend: Backend, *, end_id: int, pad_id: int = 0) -> None:
         self._backend = backend
@@ -28,7 +28,7 @@ class GptTokenizer:
         self.pad_id = pad_id
         self._ends_unseen = backend.id_to_token(end_id) == END_OF_TEXT
         if not 0 <= end_id < len(self):
-            raise CheckpointError(f"tokenizer: expected a token {end_id} that ends texts, found {len(self)} tokens; correct end_id")
+            raise CheckpointError(f"tokenizer: expected an end_id below its {len(self)} tokens, found {end_id}; correct it")
 
     @classmethod
     def load(cls, source: Path | str, *, end_id: int | None = None, pad_id: int = 0) -> "GptTokenizer":
@@ -122,5 +122,7 @@ def load_tokenizer(folder: Path | str, architecture: ClipCapArchitecture) -> Any
     else:
         found = Tokenizer.load(folder)
     if len(found) != text.vocab_size:
-        raise CheckpointError(f"{folder}: expected a tokenizer of {text.vocab_size} tokens, found {len(found)}; give the model's own")
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer of {text.vocab_size} tokens, found {len(found)}; give the model's own"
+        )
     return found

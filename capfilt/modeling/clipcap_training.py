@@ -13,8 +13,8 @@ from capfilt.modeling.clipcap_batch import EmbeddedBatch
 
 
 class ClipCapTraining(nn.Module):
-    """Only what `config.learns` names is a part of this module, so that the rest enters no optimiser and no checkpoint, keeps its bits
-    and stays in evaluation mode, as in the published `ClipCaptionPrefix`."""
+    """Only what `config.learns` names is a part of this module. So the rest enters no optimiser and no checkpoint, keeps its
+    bits and stays in evaluation mode, as in the published `ClipCaptionPrefix`."""
 
     def __init__(self, model: ClipCap, *, prompt_length: int = 0) -> None:
         """`prompt_length`: tokens at the head of every text that are the prompt: seen, not learnt."""

@@ -87,8 +87,8 @@ class CoCa(nn.Module):
 
         With `layout: joint`, 1 + Q is `pooler.queries`.
         """
-        pooled_BQP: Tensor = self.poolers(tokens_BND)
-        return pooled_BQP
+        contrast_BP, caption_BQP = self.poolers(tokens_BND)
+        return torch.cat([contrast_BP[:, None], caption_BQP], dim=1)
 
     def encode_image(self, pixels_BCHW: Tensor) -> Tensor:
         """[B, 1 + Q, P]: what every other method calls `images`."""
@@ -108,7 +108,7 @@ class CoCa(nn.Module):
 
     def image_features(self, images: Tensor) -> Tensor:
         """[B, E], unit norm; its product with `text_features` is the contrastive cosine, without temperature."""
-        return F.normalize(self.image_projection(self.contrastive_query(images)), dim=-1)
+        return self._projected_image(self.contrastive_query(images))
 
     def video_tokens(self, frames_BFCHW: Tensor) -> Tensor:
         """[B, F * N, D]: the tokens of all frames, each frame encoded by itself; for a pooler with one query (section 3.3)."""
@@ -124,13 +124,15 @@ class CoCa(nn.Module):
 
     def encode_text(self, ids_RT: Tensor, mask_RT: Tensor | None = None) -> Tensor:
         """Unimodal states [R, T, W] of the texts alone, without [CLS] and before any norm: what the second half takes."""
-        states_RTW: Tensor = self.text(ids_RT, self._mask(ids_RT, mask_RT))[0]
+        states_RTW: Tensor = self.text(ids_RT, self._mask(ids_RT, mask_RT), with_cls=False)[0]
         return states_RTW
 
     def text_features(self, ids_RT: Tensor, mask_RT: Tensor | None = None) -> Tensor:
-        """[R, E], unit norm, from the learned [CLS] at the end of the text."""
-        cls_RW = self.text(ids_RT, self._mask(ids_RT, mask_RT))[1]
-        return F.normalize(self.text_projection(cls_RW), dim=-1)
+        """[R, E], unit norm, from the learned [CLS] at the end of the text.
+
+        With `cls_position: padded` they depend on T: pad to `text.max_positions`, as open_clip does.
+        """
+        return self._projected_text(self.text(ids_RT, self._mask(ids_RT, mask_RT))[1])
 
     def joint_features(self, ids_RT: Tensor, mask_RT: Tensor | None, images: Tensor) -> Tensor:
         """[R, T, W], the decoder's outputs: image and text in one representation, for a new pooler with one query and a
@@ -191,12 +193,12 @@ class CoCa(nn.Module):
         """
         if not isinstance(batch, Batch):
             batch = as_batch({"mask": self._mask(batch["ids"], None), **batch})
-        pooled_BQP = self.encode_image(batch.pixels_BCHW)
-        states_RTW, cls_RW = self.text(batch.ids_BT, batch.mask_BT)
+        tokens_BND = self.image_tokens(batch.pixels_BCHW)
+        contrast_BP, caption_BQP = self.poolers(tokens_BND, contrastive="itc" in names, captioning="lm" in names)
+        states_RTW, cls_RW = self.text(batch.ids_BT, batch.mask_BT, with_cls="itc" in names)
         found: dict[str, Tensor] = {}
         if "itc" in names:
-            text_BE = F.normalize(self.text_projection(cls_RW), dim=-1).float()
-            image_BE = self.image_features(pooled_BQP).float()
+            image_BE, text_BE = self._projected_image(contrast_BP).float(), self._projected_text(cls_RW).float()
             if positives == "image":
                 targets_BB = positives_by_image(batch.image_ids_B, batch.image_ids_B)
             else:
@@ -207,12 +209,18 @@ class CoCa(nn.Module):
             found["itc"] = itc_loss(sims_BB, sims_BB.T, targets_BB, targets_BB)
         if "lm" in names:
             labels_RT = lm_labels(batch.ids_BT, batch.mask_BT, prompt_length)
-            states_RTW = self.decoder(states_RTW[:, :-1], self.decoder.image_kv(self.caption_queries(pooled_BQP)))
+            states_RTW = self.decoder(states_RTW[:, :-1], self.decoder.image_kv(caption_BQP))
             # The vocabulary is scored only where a token is kept.
             kept_M = (labels_RT != IGNORED).flatten().nonzero()[:, 0]
             logits_MV = self.decoder.vocabulary(states_RTW.flatten(0, 1).index_select(0, kept_M))
             found["lm"] = lm_loss(logits_MV.float(), labels_RT.flatten()[kept_M], smoothing=0.0)
         return found
+
+    def _projected_image(self, contrast_BP: Tensor) -> Tensor:
+        return F.normalize(self.image_projection(contrast_BP), dim=-1)
+
+    def _projected_text(self, cls_RW: Tensor) -> Tensor:
+        return F.normalize(self.text_projection(cls_RW), dim=-1)
 
     def _mask(self, ids_RT: Tensor, mask_RT: Tensor | None) -> Tensor:
         return (ids_RT != self.config.text.pad_id).long() if mask_RT is None else mask_RT

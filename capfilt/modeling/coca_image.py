@@ -102,7 +102,7 @@ class AttentionalPooler(nn.Module):
 
 
 class Poolers(nn.Module):
-    """Image tokens to the vectors that the rest of the network sees, the contrastive one first."""
+    """Image tokens to the vectors that the rest of the network sees."""
 
     def __init__(self, config: CocaPoolerConfig, image_width: int) -> None:
         super().__init__()
@@ -116,20 +116,23 @@ class Poolers(nn.Module):
             self.contrastive = AttentionalPooler(seen, config.width, config.heads, 1, config.norm_eps)
             self.norm_contrastive = nn.LayerNorm(config.width, config.norm_eps) if has_own_norms else nn.Identity()
 
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        """[B, 1 + Q, P]; joint: [B, Q, P]."""
+    def forward(
+        self, tokens_BND: Tensor, *, contrastive: bool = True, captioning: bool = True
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The contrastive vector [B, P] and the decoder's [B, Q, P]; None for what is not asked, whose weights then get no
+        gradient, not even zeros that weight decay would follow.
+        """
         tokens_BND = self.norm_before(tokens_BND)
-        caption_BQP: Tensor = self.norm_captioning(self.captioning(tokens_BND))
-        match self.layout:
-            case "joint":
-                return caption_BQP
-            case "parallel":
-                contrast_B1P = self.contrastive(tokens_BND)
-            case "cascade":
-                contrast_B1P = self.contrastive(caption_BQP)
-            case _:
-                assert_never(self.layout)
-        return torch.cat([self.norm_contrastive(contrast_B1P), caption_BQP], dim=1)
+        caption_BQP = None
+        if captioning or self.layout != "parallel":
+            caption_BQP = self.norm_captioning(self.captioning(tokens_BND))
+        if self.layout == "joint":
+            assert caption_BQP is not None
+            return caption_BQP[:, 0], caption_BQP[:, 1:]
+        if not contrastive:
+            return None, caption_BQP
+        seen = tokens_BND if self.layout == "parallel" else caption_BQP
+        return self.norm_contrastive(self.contrastive(seen))[:, 0], caption_BQP
 
 
 def mean_feature(features_BFE: Tensor) -> Tensor:

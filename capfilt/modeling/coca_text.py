@@ -100,23 +100,27 @@ class UnimodalText(nn.Module):
         self.layers = nn.ModuleList(UnimodalLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
 
-    def forward(self, ids_RT: Tensor, mask_RT: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, ids_RT: Tensor, mask_RT: Tensor, *, with_cls: bool = True) -> tuple[Tensor, Tensor | None]:
         """States [R, T, W] of the tokens as the second half takes them (without a final norm), and the normed [CLS], [R, W].
 
-        One pass gives both: no token sees [CLS], which stands behind all of them.
+        One pass gives both: no token sees [CLS], which stands behind all of them, so without it the tokens' states are the same.
         """
         rows, length = ids_RT.shape
-        if self.config.cls_position == "padded":
-            position_RW = self.positions[length].expand(rows, -1)
+        x_RTW = self.words(ids_RT) + self.positions[:length]
+        visible_RS = self.visible(mask_RT)
+        if with_cls:
+            if self.config.cls_position == "padded":
+                position_RW = self.positions[length].expand(rows, -1)
+            else:
+                position_RW = self.positions[mask_RT.sum(1)]
+            x_RTW = torch.cat([x_RTW, (self.cls + position_RW)[:, None]], dim=1)
         else:
-            position_RW = self.positions[mask_RT.sum(1)]
-        cls_RW = self.cls + position_RW
-        x_RTW = torch.cat([self.words(ids_RT) + self.positions[:length], cls_RW[:, None]], dim=1)
-        visible_RS = self.visible(mask_RT)[:, None, None, :].to(x_RTW.dtype)
-        bias = (1 - visible_RS * visible_RS.new_ones(length + 1, length + 1).tril()) * MASKED
+            visible_RS = visible_RS[:, :length]
+        seen_RTS = visible_RS[:, None, None, :].to(x_RTW.dtype).expand(-1, -1, x_RTW.shape[1], -1).tril()
+        bias = (1 - seen_RTS) * MASKED
         for layer in self.layers:
             x_RTW = layer.mlp_branch(layer.self_branch(x_RTW, bias))
-        return x_RTW[:, :-1], self.norm(x_RTW[:, -1])
+        return (x_RTW[:, :-1], self.norm(x_RTW[:, -1])) if with_cls else (x_RTW, None)
 
     def visible(self, mask_RT: Tensor) -> Tensor:
         """[R, T + 1]: 1 for the keys, [CLS] last, that later positions may see."""

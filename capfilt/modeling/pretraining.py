@@ -45,8 +45,12 @@ class MedCaptionerFinetuning(nn.Module):
         self.model = model
         self.prompt_length = prompt_length
 
-    def set_progress(self, step: int, steps_per_ramp: int) -> None:
+    def set_progress(self, step: int, steps_per_ramp: int, part: int = 0) -> None:
         """Nothing ramps here."""
+
+    def terms(self, batch: Batch) -> dict[str, int]:
+        """LM is a mean over the tokens that are learnt."""
+        return {"lm": learnt_tokens(batch, self.prompt_length)}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         image_kv = self.model.text_decoder.image_kv(self.model.encode_image(batch.pixels_BCHW))
@@ -81,12 +85,21 @@ class _MedContrast(nn.Module):
         self.generator = torch.Generator().manual_seed(seed)
         self.queue = FeatureQueue(model.config.queue_size, model.config.embed_dim, self.generator)
         self.alpha = model.config.alpha
+        self.part = 0
 
     possible: tuple[str, ...] = get_args(LossName)
 
-    def set_progress(self, step: int, steps_per_ramp: int) -> None:
-        """Alpha grows linearly from 0 to the architecture's over `steps_per_ramp` steps (BLIP: two epochs; filter: one)."""
+    def set_progress(self, step: int, steps_per_ramp: int, part: int = 0) -> None:
+        """Alpha grows linearly from 0 to the architecture's over `steps_per_ramp` steps (BLIP: two epochs; filter: one).
+
+        `part`: of a batch that is computed in parts. The momentum copy moves before the first, the queue after each.
+        """
         self.alpha = self.model.config.alpha * min(1.0, step / max(1, steps_per_ramp))
+        self.part = part
+
+    def terms(self, batch: Batch) -> dict[str, int]:
+        """LM is a mean over the tokens that are learnt; the others, over pairs."""
+        return {"lm": learnt_tokens(batch)}
 
     def get_extra_state(self) -> Tensor:
         return self.generator.get_state()
@@ -98,7 +111,8 @@ class _MedContrast(nn.Module):
         model = self.model
         image_BE = model.image_features(image_embeds_BND).float()
         text_BE = model.text_features(batch.ids_BT, batch.mask_BT).float()
-        self.momentum.update(model)
+        if self.part == 0:
+            self.momentum.update(model)
         image_m_BE, text_m_BE = self.momentum.features(batch.pixels_BCHW, batch.ids_BT, batch.mask_BT)
         # In bfloat16 a cosine has two digits, and the temperature multiplies its error by 14.
         with torch.autocast(image_BE.device.type, enabled=False):
@@ -221,6 +235,11 @@ class MedFilterFinetuning(_MedContrast):
             )
         self.queue.enqueue(contrast.image_m_BE, contrast.text_m_BE, batch.image_ids_B)
         return found
+
+
+def learnt_tokens(batch: Batch, prompt_length: int = 0) -> int:
+    """Tokens that `language_loss` is a mean over."""
+    return int((lm_labels(batch.ids_BT, batch.mask_BT, prompt_length) != IGNORED).sum())
 
 
 def language_loss(model: MED, batch: Batch, image_kv: list[KeysValues], prompt_length: int = 0) -> Tensor:

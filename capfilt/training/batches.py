@@ -17,8 +17,11 @@ from capfilt.modeling.batch import Batch
 from capfilt.modeling.preprocess import normalise
 from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.training.data import PairSet
+from capfilt.training.stream import StreamedPairs
 
 Int64Array = npt.NDArray[np.int64]
+Drawn = tuple[Tensor, Int64Array, Int64Array, Int64Array]
+"""Pixels uint8 [B, 3, S, S], image ids [B], token ids [B, T], mask [B, T]."""
 TEXTS_AT_ONCE = 8192
 LENGTH_STEP = 4  # few different lengths, so that kernels and allocations are reused
 
@@ -83,61 +86,97 @@ class Tokens:
         return np.where(mask_BT, self._flat[at_BT], self._pad).astype(np.int64), mask_BT.astype(np.int64)
 
 
+class _Held:
+    """Pairs in memory, in another order each epoch."""
+
+    def __init__(self, pairs: PairSet, tokens: Tokens, order: EndlessShuffle) -> None:
+        self._pairs, self._tokens, self._order = pairs, tokens, order
+
+    def content(self) -> list[str | bytes]:
+        return [*self._tokens.content(), self._pairs.picture_of.tobytes(), self._pairs.image_ids.tobytes()]
+
+    def take(self, start: int, count: int, rows_b: Int64Array) -> Drawn:
+        index_b = self._order.take(start, count)[rows_b]
+        pictures_b = self._pairs.picture_of[index_b]
+        pixels = self._pairs.pictures.take(pictures_b, start + rows_b)
+        return pixels, self._pairs.image_ids[pictures_b], *self._tokens.take(index_b)
+
+
+class _Streamed:
+    """Pairs from shards; their texts become tokens when it is their turn."""
+
+    def __init__(self, pairs: StreamedPairs, tokenizer: Tokenizer, max_length: int, prompt: str) -> None:
+        self._pairs, self._tokenizer, self._max_length, self._prompt = pairs, tokenizer, max_length, prompt
+
+    def content(self) -> list[str | bytes]:
+        return [self._pairs.content, self._prompt, *self._tokenizer.tokens()]
+
+    def take(self, start: int, count: int, rows_b: Int64Array) -> Drawn:
+        pixels, image_ids, texts = self._pairs.take(start + rows_b)
+        tokens = Tokens([self._prompt + text for text in texts], self._tokenizer, self._max_length)
+        return pixels, image_ids, *tokens.take(np.arange(len(texts)))
+
+
 class Batches:
     """Step -> batch. Each source is an endless shuffle of its own; sources stand one after another in a batch.
 
-    Pictures are squeezed to the square and otherwise untouched: a mirrored or cropped picture would belie its text.
+    Pictures are squeezed to the square and otherwise untouched, unless the source changes them (`augment`).
 
     Args:
         sources: (pairs, how many per batch); a count of 0 leaves a source out.
         prompt: Put before every text (captioner).
         seed: Of the order.
         device: Pixels go there as uint8 and are normalised there.
+        fraction_per_epoch: Of the first source: after so much of it an epoch is over.
     """
 
     def __init__(
         self,
-        sources: Sequence[tuple[PairSet, int]],
+        sources: Sequence[tuple[PairSet | StreamedPairs, int]],
         tokenizer: Tokenizer,
         architecture: Architecture,
         *,
         seed: int,
         device: str = "cpu",
         prompt: str = "",
+        fraction_per_epoch: float = 1.0,
     ) -> None:
-        self._sources = [(pairs, count) for pairs, count in sources if count]
+        kept = [(pairs, count) for pairs, count in sources if count]
         self._architecture = architecture
         self._device = device
-        self._orders = [EndlessShuffle(len(pairs), seed, number) for number, (pairs, _) in enumerate(self._sources)]
-        texts = [prompt + text for pairs, _ in self._sources for text in pairs.texts]
+        self._pad = tokenizer.pad_id
         # The prompt comes on top of the text's own length, as far as the network has positions.
-        longest = architecture.max_text_length + len(tokenizer.encode_prompt(prompt)) - 1
-        self._tokens = Tokens(texts, tokenizer, min(longest, architecture.text.max_positions))
-        self._first_text = np.cumsum([0, *(len(pairs) for pairs, _ in self._sources)])
-        self.pairs: int = sum(count for _, count in self._sources)
-        first, count = self._sources[0]
-        # An epoch is over when the first source has been seen once.
-        self.steps_per_epoch: int = ceil(len(first) / count)
+        longest = min(
+            architecture.max_text_length + len(tokenizer.encode_prompt(prompt)) - 1, architecture.text.max_positions
+        )
+        self._sources: list[tuple[_Held | _Streamed, int]] = []
+        for number, (pairs, count) in enumerate(kept):
+            if isinstance(pairs, StreamedPairs):
+                self._sources.append((_Streamed(pairs, tokenizer, longest, prompt), count))
+            else:
+                tokens = Tokens([prompt + text for text in pairs.texts], tokenizer, longest)
+                self._sources.append((_Held(pairs, tokens, EndlessShuffle(len(pairs), seed, number)), count))
+        self.pairs: int = sum(count for _, count in kept)
+        first, count = kept[0]
+        self.steps_per_epoch: int = ceil(len(first) * fraction_per_epoch / count)
 
     def content(self) -> str:
         """Hash of what is drawn from: texts, pictures and counts. Says whether a checkpoint belongs to these batches."""
-        parts: list[str | bytes] = [*self._tokens.content()]
-        for pairs, count in self._sources:
-            parts += [str(count), pairs.picture_of.tobytes(), pairs.image_ids.tobytes()]
-        return content_hash(*parts)
+        return content_hash(*(part for source, count in self._sources for part in (str(count), *source.content())))
 
-    def __call__(self, step: int) -> Batch:
-        """The batch of step 0, 1, 2 …"""
-        pixels: list[Tensor] = []
-        image_ids: list[Int64Array] = []
-        text_index: list[Int64Array] = []
-        for (pairs, count), order, first in zip(self._sources, self._orders, self._first_text[:-1], strict=True):
-            index_b = order.take(step * count, count)
-            pictures_b = pairs.picture_of[index_b]
-            pixels.append(pairs.pictures.take(pictures_b))
-            image_ids.append(pairs.image_ids[pictures_b])
-            text_index.append(index_b + first)
-        ids_BT, mask_BT = self._tokens.take(np.concatenate(text_index))
+    def __call__(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """The batch of step 0, 1, 2 …, or every `parts`-th pair of it from pair `part` on."""
+        drawn: list[Drawn] = []
+        first = 0
+        for source, count in self._sources:
+            rows_b = np.arange((part - first) % parts, count, parts)
+            if len(rows_b):
+                drawn.append(source.take(step * count, count, rows_b))
+            first += count
+        pixels, image_ids, ids, masks = zip(*drawn, strict=True)
+        width = max(x.shape[1] for x in ids)
+        ids_BT = np.concatenate([_widened(x, width, self._pad) for x in ids])
+        mask_BT = np.concatenate([_widened(x, width, 0) for x in masks])
         pixels_BCHW = (torch.cat(pixels) if len(pixels) > 1 else pixels[0]).to(self._device)
         return Batch(
             normalise(pixels_BCHW, self._architecture),
@@ -145,3 +184,7 @@ class Batches:
             torch.from_numpy(mask_BT).to(self._device),
             torch.from_numpy(np.concatenate(image_ids)).to(self._device),
         )
+
+
+def _widened(x_BT: Int64Array, width: int, value: int) -> Int64Array:
+    return np.pad(x_BT, ((0, 0), (0, width - x_BT.shape[1])), constant_values=value)

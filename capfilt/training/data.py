@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt.errors import InputError
-from capfilt.training.pictures import CACHE_BYTES, Pictures
+from capfilt.training.pictures import CACHE_BYTES, Change, Pictures
 
 Kind = Literal["pool", "dataset", "human"]
 Int64Array = npt.NDArray[np.int64]
@@ -53,7 +53,14 @@ class PairSet:
 
 
 def read_pairs(
-    files: Sequence[str], kind: Kind, image_px: int, *, spool: Path, cache_bytes: int = CACHE_BYTES, threads: int = 2
+    files: Sequence[str],
+    kind: Kind,
+    image_px: int,
+    *,
+    spool: Path,
+    cache_bytes: int = CACHE_BYTES,
+    threads: int = 2,
+    change: Change | None = None,
 ) -> PairSet:
     """All pairs of the files, in their order; blank texts are left out.
 
@@ -63,13 +70,19 @@ def read_pairs(
     Args:
         image_px: Side of the square pictures.
         spool: A file that may be written where the pictures do not fit into `cache_bytes`; it goes with `pictures.close()`.
+        change: Of the pictures, each time they are taken (augmentation).
 
     Raises:
         InputError: If a file is missing, lacks a column, holds a broken picture, or all hold no pair.
     """
     tables = [_open(path, kind) for path in files]
     pictures = Pictures(
-        image_px, sum(table.metadata.num_rows for table in tables), spool=spool, cache_bytes=cache_bytes, threads=threads
+        image_px,
+        sum(table.metadata.num_rows for table in tables),
+        spool=spool,
+        cache_bytes=cache_bytes,
+        threads=threads,
+        change=change,
     )
     texts: list[str] = []
     picture_of: list[int] = []

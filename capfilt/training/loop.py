@@ -16,8 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from capfilt.config.train import OptimConfig
-from capfilt.errors import CapfiltError
+from capfilt.errors import CapfiltError, ConfigError
+from capfilt.identity import stage_seed
 from capfilt.modeling.batch import Batch
+from capfilt.modeling.ranks import Ranks
+from capfilt.training.activations import checkpointed
 from capfilt.training.checkpoint import Checkpoints
 from capfilt.training.optim import build_optimiser, learning_rate
 
@@ -25,17 +28,21 @@ LOG_EVERY_STEPS = 10
 
 
 class Batches(Protocol):
-    """Step -> batch, a pure function: the step is the data position."""
+    """Step -> batch, or a part of it; a pure function: the step is the data position."""
 
     steps_per_epoch: int
     pairs: int
     """Per batch."""
 
-    def __call__(self, step: int) -> Batch: ...
+    def __call__(self, step: int, part: int = 0, parts: int = 1) -> Batch: ...
 
 
 class Trainable(Protocol):
-    """An `nn.Module` that knows its losses."""
+    """An `nn.Module` that knows its losses.
+
+    One that can compute a batch in parts also has `set_progress(step, steps_per_ramp, part)` and `terms(batch)`: how many terms a
+    loss is the mean of, by name, where that is not the same for parts of equal size.
+    """
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]: ...
     def set_progress(self, step: int, steps_per_ramp: int) -> None: ...
@@ -65,6 +72,7 @@ def train(
     steps_per_ramp: int = 0,
     mark: str = "",
     on_step: Callable[[StepReport], None] = lambda report: None,
+    ranks: Ranks = Ranks(),
 ) -> None:
     """Train `module` in place for `config.steps` steps, from the newest checkpoint in `work` if there is one.
 
@@ -74,23 +82,38 @@ def train(
         seed: Of torch's global generators (dropout); they are put back afterwards.
         steps_per_ramp: What `module.set_progress` is told.
         mark: Settings and data as one string; checkpoints with another are not continued.
+        on_step: Called on the first worker.
+        ranks: This worker among several; all are given the same, and end with the same weights.
 
     Raises:
+        ConfigError: If `module` cannot compute a batch in parts and is asked to.
         CapfiltError: If a loss is no finite number; checked every 10 steps and before each checkpoint.
     """
     assert isinstance(module, nn.Module)
     checkpoints = Checkpoints(work / "checkpoint", mark)
-    with _threads(config.threads), _deterministic(device), _seeded(seed, device), _training_mode(module):
+    if config.accumulate_steps * ranks.size > 1 and not hasattr(module, "terms"):
+        raise ConfigError(
+            f"accumulate_steps {config.accumulate_steps}, workers {ranks.size}: expected 1 of each for {type(module).__name__}, "
+            "which learns from whole batches only. Write 1"
+        )
+    seed = seed if ranks.rank == 0 else stage_seed(seed, f"rank {ranks.rank}")
+    with (
+        _threads(config.threads),
+        _deterministic(device),
+        _seeded(seed, device),
+        _training_mode(module),
+        checkpointed(module, config.checkpoint_activations),
+    ):
         optimiser = build_optimiser(module.parameters(), config)
         since = _Since()
         done = 0
         state = checkpoints.load()
         if state is not None:
             done = state["step"]
-            _restore(state, module, optimiser, device)
+            _restore(state, module, optimiser, device, ranks)
             since = _Since(state["since"], state["since_steps"])
-        log = _Log(work / "log.jsonl", done)
-        _loop(module, batches, config, optimiser, since, done, checkpoints, log, device, steps_per_ramp, on_step)
+        log = _Log(work / "log.jsonl", done) if ranks.rank == 0 else None
+        _loop(module, batches, config, optimiser, since, done, checkpoints, log, device, steps_per_ramp, on_step, ranks)
 
 
 def _loop(
@@ -101,64 +124,114 @@ def _loop(
     since: "_Since",
     done: int,
     checkpoints: Checkpoints,
-    log: "_Log",
+    log: "_Log | None",
     device: str,
     steps_per_ramp: int,
     on_step: Callable[[StepReport], None],
+    ranks: Ranks,
 ) -> None:
-    weights = config.losses.weights()
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    device_type = torch.device(device).type
     started, started_at = time.perf_counter(), done
     for step in range(done, config.steps):
         lr = learning_rate(step, config, batches.steps_per_epoch)
         for group in optimiser.param_groups:
             group["lr"] = lr
-        module.set_progress(step, steps_per_ramp)
-        batch = batches(step)
-        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            losses = module.losses(batch)
-        total = sum((weights[name] * loss for name, loss in losses.items()), start=torch.zeros((), device=device))
         optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        if config.accumulate_steps * ranks.size == 1:
+            module.set_progress(step, steps_per_ramp)
+            found = _backward(module, batches(step), config, device)
+        else:
+            found = _backward_in_parts(module, batches, step, steps_per_ramp, config, device, ranks)
+            ranks.sum_in_place([p.grad for p in parameters if p.grad is not None])
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         optimiser.step()
-        since.add({"loss": total, **losses})
+        since.add(found)
 
         step_done = step + 1
         is_logged = step_done % LOG_EVERY_STEPS == 0 or step_done == config.steps
         is_saved = step_done % config.checkpoint_every_steps == 0 and step_done < config.steps
         if is_logged or is_saved:
             means = since.means(step_done)
-        if is_logged:
+        if is_logged and log is not None:
             now = time.perf_counter()
             rate = batches.pairs * (step_done - started_at) / max(1e-9, now - started)
             started, started_at = now, step_done
             log.write({"step": step_done, "lr": lr, **means, "pairs_per_s": rate})
             on_step(StepReport(step_done, config.steps, lr, means["loss"], {k: v for k, v in means.items() if k != "loss"}, rate))
+        if is_logged:
             since.clear()
         if is_saved:
-            checkpoints.save(
-                step_done,
-                {
-                    "module": module.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "rng": torch.get_rng_state(),
-                    "cuda_rng": torch.cuda.get_rng_state(device) if device_type == "cuda" else None,
-                    "since": since.sums,
-                    "since_steps": since.steps,
-                },
-            )
-    log.close()
+            own = ranks.objects(_own_chance(module, device))
+            if ranks.rank == 0:
+                checkpoints.save(
+                    step_done,
+                    {
+                        "module": module.state_dict(),
+                        "optimiser": optimiser.state_dict(),
+                        "ranks": own,
+                        "since": since.sums,
+                        "since_steps": since.steps,
+                    },
+                )
+            ranks.wait()  # nobody goes on, and fails, while the checkpoint is on its way
+    if log is not None:
+        log.close()
 
 
-def _restore(state: dict[str, Any], module: nn.Module, optimiser: torch.optim.Optimizer, device: str) -> None:
+def _backward(
+    module: Any, batch: Batch, config: OptimConfig, device: str, factors: Mapping[str, float] | None = None
+) -> dict[str, Tensor]:
+    """Adds the gradient of one batch, or of a part whose losses count by `factors`; gives the losses, and `loss`, their sum."""
+    weights = config.losses.weights()
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        losses: dict[str, Tensor] = module.losses(batch)
+    if factors is not None:
+        losses = {name: factors[name] * loss for name, loss in losses.items()}
+    total = sum((weights[name] * loss for name, loss in losses.items()), start=torch.zeros((), device=device))
+    total.backward()  # type: ignore[no-untyped-call]
+    return {"loss": total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+
+
+def _backward_in_parts(
+    module: Any, batches: Batches, step: int, steps_per_ramp: int, config: OptimConfig, device: str, ranks: Ranks
+) -> dict[str, Tensor]:
+    """As `_backward`, of this worker's parts of the batch; the losses are those of all workers.
+
+    A part's loss counts by its share of the terms (LM: learnt tokens) of the whole batch, so that means over terms stay that.
+    """
+    count = config.accumulate_steps
+    parts = [batches(step, part + count * ranks.rank, count * ranks.size) for part in range(count)]
+    terms = [module.terms(batch) for batch in parts]
+    totals = {name: torch.tensor(float(sum(of[name] for of in terms)), device=device) for name in terms[0]}
+    ranks.sum_in_place(list(totals.values()))
+    found: dict[str, Tensor] = {}
+    for part, (batch, own) in enumerate(zip(parts, terms, strict=True)):
+        factors = dict.fromkeys(config.losses.weights(), 1 / (count * ranks.size))
+        factors |= {name: own[name] / max(1.0, float(totals[name])) for name in own}
+        module.set_progress(step, steps_per_ramp, part)
+        for name, loss in _backward(module, batch, config, device, factors).items():
+            found[name] = found[name] + loss if name in found else loss
+    ranks.sum_in_place(list(found.values()))
+    return found
+
+
+def _own_chance(module: nn.Module, device: str) -> dict[str, Any]:
+    """The states of the generators, which each worker has of its own."""
+    of_module = module.get_extra_state() if type(module).get_extra_state is not nn.Module.get_extra_state else None
+    cuda = torch.cuda.get_rng_state(device) if torch.device(device).type == "cuda" else None
+    return {"rng": torch.get_rng_state(), "cuda_rng": cuda, "module": of_module}
+
+
+def _restore(state: dict[str, Any], module: nn.Module, optimiser: torch.optim.Optimizer, device: str, ranks: Ranks) -> None:
     module.load_state_dict(state["module"])
     optimiser.load_state_dict(state["optimiser"])
-    torch.set_rng_state(state["rng"])
-    if state["cuda_rng"] is not None and torch.device(device).type == "cuda":
-        torch.cuda.set_rng_state(state["cuda_rng"], device)
+    own = state["ranks"][ranks.rank]
+    torch.set_rng_state(own["rng"])
+    if own["cuda_rng"] is not None and torch.device(device).type == "cuda":
+        torch.cuda.set_rng_state(own["cuda_rng"], device)
+    if own["module"] is not None:
+        module.set_extra_state(own["module"])
 
 
 class _Since:

@@ -4,7 +4,7 @@ Knows nothing of texts or tables. The pixels are the same either way.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BufferedWriter
 from pathlib import Path
@@ -13,6 +13,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from capfilt.errors import InputError
@@ -21,19 +22,25 @@ from capfilt.modeling.preprocess import to_uint8
 
 CACHE_BYTES = 2 << 30
 Int64Array = npt.NDArray[np.int64]
+Change = Callable[[Image.Image, int], Image.Image]
+"""A decoded picture and the place of its pair in the training's stream -> an RGB square."""
 
 
 class Pictures:
     """P distinct pictures, each a uint8 square of `size` pixels; equal bytes are one picture.
 
     Args:
-        capacity: At least the number of pictures; where `capacity` squares exceed `cache_bytes`, encoded bytes go to `spool`.
+        capacity: At least the number of pictures; where `capacity` squares exceed `cache_bytes`, encoded bytes go to `spool`: on
+            disk the set's own size, in memory about 150 bytes per picture.
+        change: Makes another square of a picture each time it is taken; then encoded bytes are what is kept.
         threads: That decode. They change no pixel.
     """
 
-    def __init__(self, size: int, capacity: int, *, spool: Path, cache_bytes: int = CACHE_BYTES, threads: int = 2) -> None:
+    def __init__(self, size: int, capacity: int, *, spool: Path, cache_bytes: int = CACHE_BYTES, threads: int = 2,
+        change: Change | None = None) -> None:
         self.size = size
-        self.is_cached = capacity * 3 * size * size <= cache_bytes
+        self._change = change
+        self.is_cached = change is None and capacity * 3 * size * size <= cache_bytes
         self._pool = ThreadPoolExecutor(threads, "decode")
         self._index: dict[bytes, int] = {}
         self._ids: list[int] = []
@@ -75,14 +82,15 @@ class Pictures:
         """[P], from the hash of the bytes: the same picture has the same id in every set."""
         return np.array(self._ids, dtype=np.int64)
 
-    def take(self, index_B: Int64Array) -> Tensor:
-        """uint8 [B, 3, S, S]."""
+    def take(self, index_B: Int64Array, places_B: Int64Array | None = None) -> Tensor:
+        """uint8 [B, 3, S, S]. `places_B`: what `change` is told."""
         if self._spool is None:
             return self._pixels_PCHW.index_select(0, torch.from_numpy(index_B))
         self._spool.flush()
         content = np.memmap(self._spool_path, dtype=np.uint8, mode="r")
         encoded = [(content[self._ends[i] : self._ends[i + 1]].tobytes(), f"picture {i}") for i in index_B.tolist()]
-        return torch.stack(list(self._pool.map(self._square_of, encoded)))
+        places = [None] * len(encoded) if places_B is None else places_B.tolist()
+        return torch.stack(list(self._pool.map(self._square_of, encoded, places)))
 
     def close(self) -> None:
         self._pool.shutdown(wait=False)
@@ -96,10 +104,13 @@ class Pictures:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _square_of(self, named: tuple[bytes, str]) -> Tensor:
+    def _square_of(self, named: tuple[bytes, str], place: int | None = None) -> Tensor:
         data, name = named
         try:
-            return to_uint8([decode_rgb(data)], self.size)[0]
+            picture = decode_rgb(data)
+            if self._change is not None and place is not None:
+                picture = self._change(picture, place)
+            return to_uint8([picture], self.size)[0]
         except ImageError as error:
             raise InputError(f"{name}: expected an encoded picture, found {error}; replace it or leave the row out") from None
 

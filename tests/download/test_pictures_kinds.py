@@ -106,7 +106,7 @@ def test_a_bomb_in_any_format_is_refused_by_its_size(kept: Callable[..., Downloa
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
 def test_an_ordinary_jpeg_becomes_what_img2dataset_alone_makes_of_it(size: tuple[int, int], options: dict[str, object]) -> None:
     body = encoded(photo(*size), "JPEG", quality=88, **options)
-    ours = PictureResizer(image_px=128, jpeg_quality=95, max_pixels=1_000_000).for_chunk()(io.BytesIO(body))
+    ours = PictureResizer(image_px=128, jpeg_quality=95, max_pixels=1_000_000).for_chunk()(io.BytesIO(body), None)
     from img2dataset.resizer import Resizer  # after ours: it asks the network for its newest version unless told not to
 
     alone = Resizer(image_size=128, resize_mode="keep_ratio", resize_only_if_bigger=True, encode_quality=95, encode_format="jpg")(
@@ -118,7 +118,7 @@ def test_an_ordinary_jpeg_becomes_what_img2dataset_alone_makes_of_it(size: tuple
 def test_a_picture_bigger_than_one_block_of_memory_is_the_same() -> None:
     body = encoded(photo(2600, 2000), "JPEG", quality=50)
     resizer = PictureResizer(image_px=1900, jpeg_quality=95, max_pixels=10_000_000)
-    jpeg, width, height, *_ = resizer.for_chunk()(io.BytesIO(body))
+    jpeg, width, height, *_ = resizer.for_chunk()(io.BytesIO(body), None)
     whole = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
     expected = cv2.resize(whole, (2470, 1900), interpolation=cv2.INTER_AREA)
     assert (width, height) == (2470, 1900)

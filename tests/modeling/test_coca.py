@@ -26,6 +26,7 @@ from capfilt.modeling.weights import own_tensors
 MODELS = Path(__file__).parents[2] / "models"
 MILLIONS = {"coca_tiny": (0.9, 1.2), "coca_vit_b32": (253, 254), "coca_vit_l14": (638, 639), "coca_base": (388, 390)}
 VIT = CocaVitConfig(kind="vit", size=16, patch=4, width=16, layers=2, heads=2, stem="conv", positions="sincos2d")
+PATCHES = CocaVitConfig(kind="vit", size=16, patch=4, width=16, layers=2, heads=2)
 CONVNET = CocaConvNetConfig(kind="convnet", size=16, patch=4, width=16, layers=2, kernel=3)
 LAYOUTS = ["joint", "parallel", "cascade"]
 
@@ -220,8 +221,8 @@ def test_a_video_is_the_mean_of_its_frames_or_all_their_tokens(coca: CoCa) -> No
     assert pooler(tokens).shape == (2, 1, 24)
 
 
-def test_a_new_pooler_classifies_frozen_tokens_and_joint_outputs(coca: CoCa, make_batch: Callable[..., Batch]) -> None:
-    coca.eval().requires_grad_(False)
+def test_a_new_pooler_classifies_frozen_tokens_and_joint_outputs(make_batch: Callable[..., Batch]) -> None:
+    coca = build(architecture(PATCHES)).eval().requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in coca.state_dict().items()}
     batch, labels = make_batch(pairs=8), torch.arange(8) % 2
     inputs = {
@@ -275,9 +276,9 @@ def test_log_prob_is_that_of_the_text_under_the_plain_network(mask: str) -> None
 @torch.inference_mode()
 def test_captions_of_a_shrinking_batch_equal_those_alone(coca: CoCa) -> None:
     coca.eval()
-    coca.decoder.vocabulary.weight[3] *= 2  # so that texts end at many lengths and the batch shrinks
     pixels = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    decoding, seeds = Nucleus(max_length=14, min_length=0), [[k, k + 100] for k in range(32)]
+    # Hot, so that texts end at many lengths and the batch shrinks.
+    decoding, seeds = Nucleus(max_length=14, min_length=0, temperature=3.0, top_p=1.0), [[k, k + 100] for k in range(32)]
     together = coca.generate(pixels, torch.tensor([2]), decoding, seeds=seeds)
     lengths = {int((row == 3).int().argmax()) for row in together.ids_BnL.flatten(0, 1)}
     assert len(lengths) > 3
@@ -318,7 +319,7 @@ def test_eight_pairs_are_learnt_by_heart(image: CocaVitConfig | CocaConvNetConfi
     task = CocaTraining(model)
     task.set_progress(0, 10)
     first = steps(task, batch, 1, 0.0)
-    last = steps(task, batch, 250, 5e-3)
+    last = steps(task, batch, 120, 1e-2)
     assert last["itc"] < 0.1 < first["itc"]
     assert last["lm"] < 0.1 < first["lm"]
     model.eval()
@@ -368,7 +369,7 @@ def test_the_temperature_stays_in_its_bounds() -> None:
         with torch.no_grad():
             model.logit_scale.fill_(outside)
         task.losses(eight_pairs())
-        assert float(model.logit_scale) == pytest.approx(inside, abs=1e-4)
+        assert float(model.logit_scale.detach()) == pytest.approx(inside, abs=1e-4)
 
 
 def test_an_unknown_loss_is_refused_with_the_choices(coca: CoCa) -> None:

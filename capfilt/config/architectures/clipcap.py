@@ -46,8 +46,8 @@ class MlpMapper(Section):
 
 
 class TransformerMapper(Section):
-    """The embedding as `clip_length` vectors, learned constants behind them, a transformer over both; the prefix is what stands at
-    the constants' places (ClipCap section 3.3)."""
+    """The embedding as `clip_length` vectors, learned constants behind them, a transformer over both; the prefix is what stands
+    at the constants' places (ClipCap section 3.3)."""
 
     kind: Literal["transformer"]
     clip_length: Positive = 10
@@ -82,8 +82,8 @@ class GptConfig(Section):
     init_std: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of a fresh GPT-2's weights."""
     end_id: Annotated[int, Field(ge=0)] = 50_256
-    """The token that ends a text: <|endoftext|>, which our training appends. The published checkpoints know no end token; theirs is
-    the full stop, 13."""
+    """The token that ends a text: <|endoftext|>, which our training appends. The published checkpoints know no end token; theirs
+    is the full stop, 13."""
     pad_id: Annotated[int, Field(ge=0)] = 0
     """Fills batches; never seen and never learnt. GPT-2 has none of its own."""
 
@@ -115,8 +115,8 @@ class ClipCapArchitecture(Section):
     learns: Literal["mapper", "mapper_and_text"] = "mapper"
     """What training changes: the mapper before a frozen GPT-2, or GPT-2 too (ClipCap section 3.2)."""
     loss_over: Literal["mask", "not_token_0"] = "mask"
-    """Which tokens are learnt: mask, every one that is no padding. not_token_0, for comparison with the published code: no token 0,
-    which is its padding, but also a true '!'."""
+    """Which tokens are learnt: mask, every one that is no padding. not_token_0, for comparison with the published code: no token
+    0, which is its padding, but also a true '!'."""
     max_text_length: Positive = 40
     """Tokens of a text, the ending one counted; the prefix is not."""
     image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
