@@ -164,7 +164,8 @@ def _captioning(
         found["cider_d_interval"] = interval_of_ratio(scores, np.ones(len(scores)), **draws)
     known = [truth.get(key) for key in heldout.keys]
     is_true = [None if t is None else t.is_true(caption) for t, caption in zip(known, captions, strict=True)]
-    is_whole = [t.is_whole(caption) for t, caption in zip(known, captions, strict=True) if t is not None and t.scene is not None]
+    whole = [t.is_whole(caption) for t, caption in zip(known, captions, strict=True) if t is not None]
+    is_whole = [value for value in whole if value is not None]
     judged = [value for value in is_true if value is not None]
     wanted = "exact_scene" in asked.measures and bool(judged)
     found["exact_scene"] = sum(is_whole) / len(is_whole) if wanted else None

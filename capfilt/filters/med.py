@@ -9,7 +9,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from capfilt.filters.base import Float32Array, Scores, empty_embedding
+from capfilt.modeling.decoding import SMALLEST_BATCH
 from capfilt.modeling.inference import Inference
+from capfilt.modeling.med import ImagesOfTexts
 from capfilt.modeling.memory import in_batches
 
 LENGTH_STEP = 8
@@ -50,11 +52,12 @@ class MedFilter:
     ) -> tuple[list[list[float]], list[list[float]], Tensor]:
         model = self._network.model
         image_BE = model.image_features(image_embeds_BND).float()
+        image_kv = model.text_encoder.image_kv(image_embeds_BND)
         itm = [[0.0] * len(own) for own in texts]
         itc = [[0.0] * len(own) for own in texts]
         for at, ids_RT, mask_RT in self._text_batches(texts, len(image_embeds_BND)):
             image_of_text_R = torch.tensor([i for i, _ in at], device=self._network.device)
-            logits_R2 = model.itm_logits(ids_RT, mask_RT, image_embeds_BND, image_of_text_R).float()
+            logits_R2 = model.itm_logits_from(ids_RT, mask_RT, ImagesOfTexts(image_kv, image_of_text_R)).float()
             match_R = logits_R2.softmax(-1)[:, 1].tolist()
             text_RE = model.text_features(ids_RT, mask_RT).float()
             cosine_R = (text_RE * image_BE[image_of_text_R]).sum(-1).tolist()
@@ -63,7 +66,10 @@ class MedFilter:
         return itm, itc, image_BE
 
     def _text_batches(self, texts: list[list[str]], size: int) -> list[tuple[list[tuple[int, int]], Tensor, Tensor]]:
-        """Texts by length bucket, in batches of `size` rows; the padding rows repeat the last one."""
+        """Texts by length bucket, in batches of `size` rows, a bucket's last one in the smallest of `fixed_size`.
+
+        The padding rows repeat the last one.
+        """
         flat = [(i, j) for i, own in enumerate(texts) for j in range(len(own))]
         if not flat:
             return []
@@ -78,7 +84,7 @@ class MedFilter:
         for width, rows in sorted(buckets.items()):
             for start in range(0, len(rows), size):
                 chosen = rows[start : start + size]
-                padded = np.array(chosen + [chosen[-1]] * (size - len(chosen)))
+                padded = np.array(chosen + [chosen[-1]] * (fixed_size(len(chosen), size) - len(chosen)))
                 ids_RT = np.full((len(padded), width), network.architecture.text.pad_id, dtype=np.int64)
                 mask_RT = np.zeros((len(padded), width), dtype=np.int64)
                 kept = min(width, ids.shape[1])
@@ -110,3 +116,10 @@ class MedFilter:
             return found
 
         return np.concatenate([empty_embedding(self.dim), *in_batches(len(texts), self._network.batch_size, one_batch)])
+
+
+def fixed_size(rows: int, size: int) -> int:
+    """Rows of the batch that holds `rows`: `size`, halved as often as they fit and at least `SMALLEST_BATCH` remain."""
+    while size % 2 == 0 and rows <= size // 2 and size // 2 >= SMALLEST_BATCH:
+        size //= 2
+    return size

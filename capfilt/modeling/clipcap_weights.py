@@ -57,7 +57,7 @@ def assemble(
         text: A GPT-2 of transformers with its tokenizer, folder or hub name (gpt2-large: ClipCap's own); None: fresh weights.
         image: See `clipcap_image.load_embedder`; None: stored embeddings of width `embed_dim`, or the fresh network of
             `architecture.image`.
-        tokenizer: Where `text` is None.
+        tokenizer: Where `text` is None: that of the run's own texts; its size and ids take the place of the architecture's.
 
     Raises:
         CheckpointError: If a source is missing or is something else.
@@ -76,6 +76,9 @@ def assemble(
         fields |= {"image": section.model_dump(), **told}
     if tokenizer is None:
         raise ConfigError("ClipCap: expected a tokenizer, or the folder of a GPT-2 that brings one, found neither; give one")
+    if text is None:
+        end_id = tokenizer.end_id if isinstance(tokenizer, GptTokenizer) else tokenizer.sep_id
+        fields["text"] |= {"vocab_size": len(tokenizer), "pad_id": tokenizer.pad_id, "end_id": end_id}
     try:
         fitted = ClipCapArchitecture.model_validate(fields)
     except ValidationError as error:

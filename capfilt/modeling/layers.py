@@ -16,6 +16,8 @@ from capfilt.config.architecture import Activation
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, both [B, H, S, D]."""
+FEW_QUERIES = 8
+"""Up to so many, plain products in bfloat16 are the faster attention on a CPU."""
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
@@ -42,10 +44,12 @@ def attend(
 ) -> Tensor:
     """Softmax attention, [B, H, T, D]. `bias` is added to the scores before the softmax; `causal` only without `bias`.
 
-    One query on a CPU goes through plain products: torch's fused kernel repacks keys and values at every call there, which
-    costs 6-8 times the products in bfloat16.
+    One query on a CPU, or a few in bfloat16, goes through plain products: torch's fused kernel repacks keys and values at every
+    call there, which costs 6-8 times the products of one query in bfloat16, and still more than those of five.
     """
-    if q_BHTD.shape[2] == 1 and q_BHTD.device.type == "cpu":
+    queries = q_BHTD.shape[2]
+    are_few = queries == 1 or (queries <= FEW_QUERIES and q_BHTD.dtype == torch.bfloat16 and not causal)
+    if are_few and q_BHTD.device.type == "cpu":
         scores = torch.matmul(q_BHTD * (1 / math.sqrt(q_BHTD.shape[-1])), k_BHSD.transpose(-1, -2))
         if bias is not None:
             scores = scores + bias
@@ -112,8 +116,9 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def keys_values(self, image_BSW: Tensor) -> KeysValues:
+        """Contiguous: a plain product copies strided ones whole at every call, 4 to 18 times the product of one query."""
         k, v = split_parts(self.kv(image_BSW), 2, self.heads)
-        return k, v
+        return k.contiguous(), v.contiguous()
 
     def forward(self, x_RTW: Tensor, image: KeysValues) -> Tensor:
         """[R, T, W]. R is a multiple of the images' B, rows image by image; rows of one image share its keys unrepeated."""

@@ -129,10 +129,12 @@ class MED(nn.Module):
         """
         image_kv = self.text_encoder.image_kv(image_embeds_BND)
         if image_of_text is not None:
-            image_kv = take_images(image_kv, image_of_text)
+            return self.itm_logits_from(ids_RT, mask_RT, ImagesOfTexts(image_kv, image_of_text))
         return self.itm_logits_from(ids_RT, mask_RT, image_kv)
 
-    def itm_logits_from(self, ids_RT: Tensor, mask_RT: Tensor, image_kv: list[KeysValues], rows: Tensor | None = None) -> Tensor:
+    def itm_logits_from(
+        self, ids_RT: Tensor, mask_RT: Tensor, image_kv: Sequence[KeysValues], rows: Tensor | None = None
+    ) -> Tensor:
         """As `itm_logits`, from keys and values; `rows` as in `TextTower.forward`."""
         # Position 0 is replaced whatever the caller gave: [ENC], or [CLS] with `itm_position: cls`.
         ids_RT = with_first(ids_RT, self.config.text.enc_id if self.config.itm_position == "enc" else self.config.text.cls_id)
@@ -238,6 +240,21 @@ def with_first(ids_RT: Tensor, token: int) -> Tensor:
 
 def take_images(image_kv: list[KeysValues], index: Tensor) -> list[KeysValues]:
     return [(k.index_select(0, index), v.index_select(0, index)) for k, v in image_kv]
+
+
+class ImagesOfTexts(Sequence[KeysValues]):
+    """Keys and values per text, from those per image: layer by layer, so that no more than one layer's copy exists at a time."""
+
+    def __init__(self, image_kv: list[KeysValues], image_of_text_R: Tensor) -> None:
+        self._image_kv = image_kv
+        self._image_of_text_R = image_of_text_R
+
+    def __len__(self) -> int:
+        return len(self._image_kv)
+
+    def __getitem__(self, layer: Any) -> Any:
+        k, v = self._image_kv[layer]
+        return k.index_select(0, self._image_of_text_R), v.index_select(0, self._image_of_text_R)
 
 
 class MedCache:

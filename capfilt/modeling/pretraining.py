@@ -3,7 +3,8 @@
 Answer `losses(batch)` by name; know nothing of optimisers, schedules or data. All that a resumed run needs (momentum copy,
 queues, the state of the generator that draws negatives) is in the state dict. docs/paper_map.md says which term is whose.
 
-Axes at the end of tensor names: B pairs, K candidates (batch, then queue), T tokens, E common space, M kept tokens.
+Axes at the end of tensor names: B pairs (this worker's), A pairs of all that are contrasted (the batch's; with several workers and
+`negatives: global` everyone's), K candidates (those, then the queue), T tokens, E common space, M kept tokens.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from capfilt.errors import ConfigError
@@ -24,12 +26,12 @@ from capfilt.modeling.losses import (
     lm_labels,
     lm_loss,
     log_weights,
-    one_hot_positives,
     positives_by_image,
     soft_targets,
 )
 from capfilt.modeling.med import MED, take_images, with_first
 from capfilt.modeling.momentum import FeatureQueue, MomentumEncoders
+from capfilt.modeling.ranks import Ranks
 
 LossName = Literal["itc", "itm", "lm"]
 Negatives = tuple[Tensor, Tensor]
@@ -72,9 +74,21 @@ class _Contrast:
 
 
 class _MedContrast(nn.Module):
-    """What pre-training and the filter's fine-tuning have in common: momentum, queue, alpha, matching on hard negatives."""
+    """What pre-training and the filter's fine-tuning have in common: momentum, queue, alpha, matching on hard negatives.
 
-    def __init__(self, model: MED, *, losses: Sequence[LossName], seed: int) -> None:
+    With several workers the queue holds everyone's features. Contrast and negatives are among a worker's own pairs (`local`), or
+    among everyone's (`global`): then the mean over the workers of each loss but LM is the loss of one worker with all pairs.
+    """
+
+    def __init__(
+        self,
+        model: MED,
+        *,
+        losses: Sequence[LossName],
+        seed: int,
+        ranks: Ranks = Ranks(),
+        negatives: Literal["local", "global"] = "local",
+    ) -> None:
         super().__init__()
         unknown = sorted(set(losses) - set(self.possible))
         if unknown or not losses:
@@ -86,6 +100,10 @@ class _MedContrast(nn.Module):
         self.queue = FeatureQueue(model.config.queue_size, model.config.embed_dim, self.generator)
         self.alpha = model.config.alpha
         self.part = 0
+        self.ranks = ranks
+        self.crowd = ranks if negatives == "global" else Ranks()
+        if negatives == "local" and ranks.rank:  # draws of its own; the queue above began as everyone's
+            self.generator.manual_seed(seed + ranks.rank)
 
     possible: tuple[str, ...] = get_args(LossName)
 
@@ -116,12 +134,17 @@ class _MedContrast(nn.Module):
         image_m_BE, text_m_BE = self.momentum.features(batch.pixels_BCHW, batch.ids_BT, batch.mask_BT)
         # In bfloat16 a cosine has two digits, and the temperature multiplies its error by 14.
         with torch.autocast(image_BE.device.type, enabled=False):
-            texts_EK = torch.cat([text_m_BE, self.queue.text_QE]).T / model.temp
-            images_EK = torch.cat([image_m_BE, self.queue.image_QE]).T / model.temp
+            texts_EK = torch.cat([self.crowd.gather(text_m_BE), self.queue.text_QE]).T / model.temp
+            images_EK = torch.cat([self.crowd.gather(image_m_BE), self.queue.image_QE]).T / model.temp
             with torch.no_grad():
                 momentum = (image_m_BE @ texts_EK, text_m_BE @ images_EK)
             online = (image_BE @ texts_EK, text_BE @ images_EK)
         return _Contrast(*online, *momentum, image_BE, text_BE, image_m_BE, text_m_BE)
+
+    def _enqueue(self, contrast: _Contrast, image_ids_B: Tensor) -> None:
+        """Everyone's features, in the batch's order, so that all workers have one queue."""
+        features = (contrast.image_m_BE, contrast.text_m_BE, image_ids_B)
+        self.queue.enqueue(*(self.ranks.gather(x) for x in features))
 
     def _clamp_temperature(self) -> None:
         with torch.no_grad():
@@ -130,26 +153,46 @@ class _MedContrast(nn.Module):
     def _matching(
         self,
         batch: Batch,
+        image_embeds_BND: Tensor,
         image_kv: list[KeysValues],
-        log_i2t_BB: Tensor,
-        log_t2i_BB: Tensor,
+        log_i2t_BA: Tensor,
+        log_t2i_BA: Tensor,
         negatives: Negatives | None = None,
     ) -> Tensor:
         """ITM on 3 B rows: own pairs; each text with a negative image; each image with a negative text."""
         device = batch.ids_BT.device
         own_B = torch.arange(len(batch.ids_BT))
         if negatives is None:
-            negative_image_B, has_image_B = draw_negatives(log_t2i_BB.cpu(), self.generator)
-            negative_text_B, has_text_B = draw_negatives(log_i2t_BB.cpu(), self.generator)
+            # Everyone draws for all rows, from generators in the same state, and keeps its own.
+            image_A, has_image_A = draw_negatives(self.crowd.gather(log_t2i_BA).cpu(), self.generator)
+            text_A, has_text_A = draw_negatives(self.crowd.gather(log_i2t_BA).cpu(), self.generator)
         else:
-            negative_image_B, negative_text_B = (index.cpu() for index in negatives)
-            has_image_B = has_text_B = torch.ones_like(own_B, dtype=torch.bool)
+            image_A, text_A = (index.cpu() for index in negatives)
+            has_image_A = has_text_A = torch.ones_like(image_A, dtype=torch.bool)
+        mine_B = self.crowd.rows(len(own_B))
+        negative_image_B, negative_text_B = image_A[mine_B], text_A[mine_B]
+        ids_RT, mask_RT = batch.ids_BT, batch.mask_BT
+        if self.crowd.size > 1:  # what was drawn is fetched, and stands behind the own images and texts
+            ids_AT, mask_AT = self.crowd.gather_texts(ids_RT, mask_RT, self.model.config.text.pad_id)
+            at_B = mine_B.to(device)
+            drawn_B = negative_text_B.to(device)
+            ids_RT, mask_RT = (torch.cat([x[at_B], x[drawn_B]]) for x in (ids_AT, mask_AT))
+            drawn_BND = self.crowd.gather_learning(image_embeds_BND)[negative_image_B.to(device)]
+            drawn_kv = self.model.text_encoder.image_kv(drawn_BND)
+            image_kv = [(torch.cat([k, k_]), torch.cat([v, v_])) for (k, v), (k_, v_) in zip(image_kv, drawn_kv, strict=True)]
+            negative_image_B = negative_text_B = own_B + len(own_B)
         rows = torch.cat([own_B, own_B, negative_text_B]).to(device)
         images = torch.cat([own_B, negative_image_B, own_B]).to(device)
-        logits_R2 = self.model.itm_logits_from(batch.ids_BT, batch.mask_BT, take_images(image_kv, images), rows)
+        logits_R2 = self.model.itm_logits_from(ids_RT, mask_RT, take_images(image_kv, images), rows)
         none_B = torch.full_like(own_B, IGNORED)
-        labels_R = torch.cat([torch.ones_like(own_B), none_B.where(~has_image_B, 0), none_B.where(~has_text_B, 0)])
-        return itm_loss(logits_R2.float(), labels_R.to(device))
+        labels_R = torch.cat(
+            [torch.ones_like(own_B), none_B.where(~has_image_A[mine_B], 0), none_B.where(~has_text_A[mine_B], 0)]
+        )
+        loss = itm_loss(logits_R2.float(), labels_R.to(device))
+        if self.crowd.size == 1:
+            return loss
+        kept, kept_by_all = int((labels_R != IGNORED).sum()), len(image_A) + int(has_image_A.sum()) + int(has_text_A.sum())
+        return loss * (kept * self.crowd.size / kept_by_all)
 
 
 class MedPretraining(_MedContrast):
@@ -158,8 +201,16 @@ class MedPretraining(_MedContrast):
     ITM negatives come from this batch alone, by online-against-momentum similarity.
     """
 
-    def __init__(self, model: MED, *, losses: Sequence[LossName] = ("itc", "itm", "lm"), seed: int = 0) -> None:
-        super().__init__(model, losses=losses, seed=seed)
+    def __init__(
+        self,
+        model: MED,
+        *,
+        losses: Sequence[LossName] = ("itc", "itm", "lm"),
+        seed: int = 0,
+        ranks: Ranks = Ranks(),
+        negatives: Literal["local", "global"] = "local",
+    ) -> None:
+        super().__init__(model, losses=losses, seed=seed, ranks=ranks, negatives=negatives)
 
     def losses(self, batch: Batch, *, negatives: Negatives | None = None) -> dict[str, Tensor]:
         """The asked losses by name; moves the momentum copy and the queue on. `negatives` takes the place of the draw."""
@@ -171,7 +222,7 @@ class MedPretraining(_MedContrast):
         if self.asked & {"itc", "itm"}:
             contrast = self._contrast(batch, image_embeds_BND)
             if "itc" in self.asked:
-                own_BK = one_hot_positives(pairs, contrast.online_i2t_BK.shape[1], image_embeds_BND.device)
+                own_BK = self._own(pairs, contrast.online_i2t_BK.shape[1]).to(image_embeds_BND.device).float()
                 found["itc"] = itc_loss(
                     contrast.online_i2t_BK,
                     contrast.online_t2i_BK,
@@ -179,21 +230,27 @@ class MedPretraining(_MedContrast):
                     soft_targets(contrast.momentum_t2i_BK, own_BK, self.alpha),
                 )
             if "itm" in self.asked:
-                own_BB = torch.eye(pairs, dtype=torch.bool, device=image_embeds_BND.device)
+                everyone = pairs * self.crowd.size
+                own_BA = self._own(pairs, everyone).to(image_embeds_BND.device)
                 found["itm"] = self._matching(
                     batch,
+                    image_embeds_BND,
                     image_kv,
-                    log_weights(contrast.online_i2t_BK[:, :pairs], own_BB, 1e-4),
-                    log_weights(contrast.online_t2i_BK[:, :pairs], own_BB, 1e-4),
+                    log_weights(contrast.online_i2t_BK[:, :everyone], own_BA, 1e-4),
+                    log_weights(contrast.online_t2i_BK[:, :everyone], own_BA, 1e-4),
                     negatives,
                 )
-            self.queue.enqueue(contrast.image_m_BE, contrast.text_m_BE, batch.image_ids_B)
+            self._enqueue(contrast, batch.image_ids_B)
         if "lm" in self.asked:
             shared = self.model.config.text.shared
             found["lm"] = language_loss(
                 self.model, batch, image_kv if shared else self.model.text_decoder.image_kv(image_embeds_BND)
             )
         return found
+
+    def _own(self, pairs: int, candidates: int) -> Tensor:
+        """bool [B, candidates]: which is the pair's own."""
+        return F.one_hot(self.crowd.rows(pairs), candidates).bool()
 
 
 class MedFilterFinetuning(_MedContrast):
@@ -205,8 +262,16 @@ class MedFilterFinetuning(_MedContrast):
 
     possible = ("itc", "itm")
 
-    def __init__(self, model: MED, *, losses: Sequence[LossName] = ("itc", "itm"), seed: int = 0) -> None:
-        super().__init__(model, losses=losses, seed=seed)
+    def __init__(
+        self,
+        model: MED,
+        *,
+        losses: Sequence[LossName] = ("itc", "itm"),
+        seed: int = 0,
+        ranks: Ranks = Ranks(),
+        negatives: Literal["local", "global"] = "local",
+    ) -> None:
+        super().__init__(model, losses=losses, seed=seed, ranks=ranks, negatives=negatives)
 
     def losses(self, batch: Batch, *, negatives: Negatives | None = None) -> dict[str, Tensor]:
         """The asked losses by name; moves the momentum copy and the queue on. `negatives` takes the place of the draw."""
@@ -214,8 +279,9 @@ class MedFilterFinetuning(_MedContrast):
         image_embeds_BND = self.model.encode_image(batch.pixels_BCHW)
         contrast = self._contrast(batch, image_embeds_BND)
         found: dict[str, Tensor] = {}
+        image_ids_A = self.crowd.gather(batch.image_ids_B)
         if "itc" in self.asked:
-            positives_BK = positives_by_image(batch.image_ids_B, torch.cat([batch.image_ids_B, self.queue.image_ids_Q]))
+            positives_BK = positives_by_image(batch.image_ids_B, torch.cat([image_ids_A, self.queue.image_ids_Q]))
             found["itc"] = itc_loss(
                 contrast.online_i2t_BK,
                 contrast.online_t2i_BK,
@@ -223,17 +289,19 @@ class MedFilterFinetuning(_MedContrast):
                 soft_targets(contrast.momentum_t2i_BK, positives_BK, self.alpha),
             )
         if "itm" in self.asked:
-            same_BB = batch.image_ids_B[:, None] == batch.image_ids_B[None]
+            same_BA = batch.image_ids_B[:, None] == image_ids_A[None]
             with torch.no_grad(), torch.autocast(image_embeds_BND.device.type, enabled=False):
-                sims_BB = contrast.image_BE @ contrast.text_BE.T / self.model.temp
+                sims_i2t_BA = contrast.image_BE @ self.crowd.gather(contrast.text_BE).T / self.model.temp
+                sims_t2i_BA = contrast.text_BE @ self.crowd.gather(contrast.image_BE).T / self.model.temp
             found["itm"] = self._matching(
                 batch,
+                image_embeds_BND,
                 self.model.text_encoder.image_kv(image_embeds_BND),
-                log_weights(sims_BB, same_BB),
-                log_weights(sims_BB.T, same_BB),
+                log_weights(sims_i2t_BA, same_BA),
+                log_weights(sims_t2i_BA, same_BA),
                 negatives,
             )
-        self.queue.enqueue(contrast.image_m_BE, contrast.text_m_BE, batch.image_ids_B)
+        self._enqueue(contrast, batch.image_ids_B)
         return found
 
 

@@ -230,25 +230,27 @@ class QFormer(nn.Module):
         return objective.losses(batch if isinstance(batch, Batch) else as_batch(batch), negatives=negatives)
 
     def take_vision(self, vision: VisionTransformer) -> None:
-        """Copy the weights of a trained image encoder of the same sizes.
+        """Copy the weights of a trained image encoder; learned positions are interpolated where the picture size differs.
 
         Raises:
-            CheckpointError: If it is another network; lists what differs.
+            CheckpointError: If it is another network than `config.image` says; lists what differs.
         """
-        own = {} if self.vision is None else self.vision.state_dict()
-        given = vision.state_dict()
+        wanted = self.config.image
         wrong = [
-            f"{name}: expected {list(own[name].shape) if name in own else 'none'}, "
-            f"found {list(given[name].shape) if name in given else 'none'}"
-            for name in {**own, **given}
-            if name not in own or name not in given or own[name].shape != given[name].shape
+            f"{name}: expected {getattr(wanted, name)!r}, found {getattr(vision.config, name)!r}"
+            for name in ("patch", "width", "layers", "heads", "mlp_ratio", "stem", "positions", "norm_eps", "activation")
+            if getattr(wanted, name) != getattr(vision.config, name)
         ]
+        if not wanted.final_norm:
+            wrong.append("final_norm: expected none, found the norm that a MED's image encoder ends in")
         if wrong or self.vision is None:
+            listed = "\n  ".join(wrong)
             raise CheckpointError(
-                "image encoder: expected the sizes that the architecture's `image` says, found\n  "
-                + "\n  ".join(wrong)
-                + "\nGive `image` the sizes of the checkpoint"
+                f"image: expected the network that the architecture says, found\n  {listed}\nWrite the checkpoint's into `image`"
             )
+        given = vision.state_dict()
+        if "positions" in given:
+            given["positions"] = vision.positions_for(self.vision.side).detach()
         self.vision.load_state_dict(given)
 
     @torch.no_grad()

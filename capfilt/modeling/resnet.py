@@ -125,8 +125,8 @@ class ResNet(nn.Module):
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """[B, C, H / stride, W / stride]."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
-            x_BCHW = pixels_BCHW.contiguous(memory_format=torch.channels_last)
-            x_BCHW = F.relu(self.bn1(self.conv1(x_BCHW)))
+            # Never channels last: backwards through a strided 1x1 convolution of 8 channels then kills torch 2.13 on the CPU.
+            x_BCHW = F.relu(self.bn1(self.conv1(pixels_BCHW.contiguous())))
             if self.config.stem == "imagenet":
                 x_BCHW = F.max_pool2d(x_BCHW, 3, stride=2, padding=1)
             for stage in range(len(self.config.blocks)):

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 PREFIX = 256
-"""Tokens looked at before a full sort: at top_p 0.9 a trained captioner's nucleus is nearly always smaller."""
+"""Tokens looked at first: at top_p 0.9 a trained captioner's nucleus is nearly always smaller."""
+WIDENING = 8
+"""How many times more are looked at where a nucleus reaches further."""
 
 
 def penalised(scores_RV: Tensor, ids_RL: Tensor, penalty: float) -> Tensor:
@@ -23,31 +25,40 @@ def penalised(scores_RV: Tensor, ids_RL: Tensor, penalty: float) -> Tensor:
 def candidates(scores_RV: Tensor, top_p: float, top_k: int | None, temperature: float) -> tuple[Tensor, Tensor]:
     """The tokens that may be drawn, [R, K], and their log-probabilities, -inf where cut.
 
-    Token i, in falling order of probability, stays while what precedes it has less than `top_p`. `top_k` cuts first, and the
-    probabilities are those among its tokens. Only the highest `PREFIX` scores are sorted, all of a row's only where the nucleus
-    reaches further; the nucleus of a row is the same either way.
+    Token i, in falling order of probability, stays while what precedes it has less than `top_p`; so does every token that is as
+    probable as the last one that stays (equal scores are common in bfloat16, and their order is nobody's promise). `top_k` cuts
+    first, and the probabilities are those among its tokens. The vocabulary is not sorted: only the highest `PREFIX` scores are
+    looked at, `WIDENING` times more while some row's nucleus reaches further; the nucleus of a row is the same either way.
     """
-    scores_RV = scores_RV / temperature
+    if temperature != 1.0:
+        scores_RV = scores_RV / temperature
     vocabulary = scores_RV.shape[1]
     if top_k is not None:
         top_RK, tokens_RK = scores_RV.topk(min(top_k, vocabulary), dim=1)
-        log_p_RK = _cut(top_RK, top_RK.logsumexp(1, keepdim=True), top_p)
-        return tokens_RK[:, : log_p_RK.shape[1]], log_p_RK
+        kept_RK = _nucleus(top_RK, top_RK.logsumexp(1, keepdim=True), top_p)
+        return _cut(tokens_RK, top_RK - top_RK.logsumexp(1, keepdim=True), kept_RK)
     if top_p >= 1.0:
         return torch.arange(vocabulary, device=scores_RV.device).expand(len(scores_RV), -1), scores_RV.log_softmax(1)
     total_R1 = scores_RV.logsumexp(1, keepdim=True)
-    top_RK, tokens_RK = scores_RV.topk(min(PREFIX, vocabulary), dim=1)
-    if bool(((top_RK - total_R1).exp().sum(1) < top_p).any()):
-        top_RK, tokens_RK = scores_RV.sort(dim=1, descending=True)
-    log_p_RK = _cut(top_RK, total_R1, top_p)
-    return tokens_RK[:, : log_p_RK.shape[1]], log_p_RK
+    width = min(PREFIX, vocabulary)
+    while True:
+        top_RK, tokens_RK = scores_RV.topk(width, dim=1)
+        kept_RK = _nucleus(top_RK, total_R1, top_p)
+        if width == vocabulary or not bool(kept_RK[:, -1].any()):
+            return _cut(tokens_RK, top_RK - total_R1, kept_RK)
+        width = min(WIDENING * width, vocabulary)
 
 
-def _cut(top_RK: Tensor, total_R1: Tensor, top_p: float) -> Tensor:
+def _nucleus(top_RK: Tensor, total_R1: Tensor, top_p: float) -> Tensor:
+    """Which of the highest scores, in falling order, stay. Summed in float64: the border shall not depend on their number."""
+    p_RK = (top_RK - total_R1).double().exp()
+    is_inside_RK = p_RK.cumsum(1) - p_RK < top_p
+    is_inside_RK[:, 0] = True
+    last_R1 = is_inside_RK.sum(1, keepdim=True) - 1
+    return top_RK >= top_RK.gather(1, last_R1)
+
+
+def _cut(tokens_RK: Tensor, log_p_RK: Tensor, kept_RK: Tensor) -> tuple[Tensor, Tensor]:
     """Columns that no row keeps are left out: noise is made for what remains."""
-    log_p_RK = top_RK - total_R1
-    p_RK = log_p_RK.exp()
-    kept_RK = p_RK.cumsum(1) - p_RK < top_p
-    kept_RK[:, 0] = True
     widest = int(kept_RK.sum(1).max())
-    return log_p_RK.masked_fill(~kept_RK, -torch.inf)[:, :widest]
+    return tokens_RK[:, :widest], log_p_RK.masked_fill(~kept_RK, -torch.inf)[:, :widest]

@@ -5,7 +5,7 @@ Knows nothing of tokens' texts, of losses, or of how a text is decoded.
 Axes at the end of tensor names: R texts (rows), B images, T tokens, W width, V vocabulary, H heads, S keys, D width of one head.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -131,7 +131,7 @@ class TextTower(nn.Module):
         self,
         ids_RT: Tensor,
         mask_RT: Tensor | None = None,
-        image_kv: list[KeysValues] | None = None,
+        image_kv: Sequence[KeysValues] | None = None,
         *,
         causal: bool = False,
         first_only: bool = False,

@@ -164,8 +164,12 @@ class Batches:
         """Hash of what is drawn from: texts, pictures and counts. Says whether a checkpoint belongs to these batches."""
         return content_hash(*(part for source, count in self._sources for part in (str(count), *source.content())))
 
-    def __call__(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """The batch of step 0, 1, 2 …, or every `parts`-th pair of it from pair `part` on."""
+    def __call__(self, step: int) -> Batch:
+        """The batch of step 0, 1, 2 …"""
+        return self.part(step, 0, 1)
+
+    def part(self, step: int, part: int, parts: int) -> Batch:
+        """Every `parts`-th pair of the batch from pair `part` on."""
         drawn: list[Drawn] = []
         first = 0
         for source, count in self._sources:

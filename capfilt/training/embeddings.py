@@ -170,8 +170,8 @@ def train_on_embeddings(
 ) -> None:
     """Train `start`, in place, on the pairs and write the model folder; nothing is done where the folder exists.
 
-    What learns is `start.architecture.learns`: the mapper, or GPT-2 too. A stopped training goes on from its checkpoint, given the
-    same `start`.
+    What learns is `start.architecture.learns`: the mapper, or GPT-2 too. A stopped training goes on from its checkpoint, given
+    the same `start`.
 
     Args:
         config: Steps, rates, batch size; its loss is `lm`.

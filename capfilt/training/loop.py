@@ -28,13 +28,14 @@ LOG_EVERY_STEPS = 10
 
 
 class Batches(Protocol):
-    """Step -> batch, or a part of it; a pure function: the step is the data position."""
+    """Step -> batch, a pure function: the step is the data position. Where a batch is computed in parts, also
+    `part(step, part, parts)`: every `parts`-th pair of it from pair `part` on."""
 
     steps_per_epoch: int
     pairs: int
     """Per batch."""
 
-    def __call__(self, step: int, part: int = 0, parts: int = 1) -> Batch: ...
+    def __call__(self, step: int) -> Batch: ...
 
 
 class Trainable(Protocol):
@@ -91,7 +92,7 @@ def train(
     """
     assert isinstance(module, nn.Module)
     checkpoints = Checkpoints(work / "checkpoint", mark)
-    if config.accumulate_steps * ranks.size > 1 and not hasattr(module, "terms"):
+    if config.accumulate_steps * ranks.size > 1 and not (hasattr(module, "terms") and hasattr(batches, "part")):
         raise ConfigError(
             f"accumulate_steps {config.accumulate_steps}, workers {ranks.size}: expected 1 of each for {type(module).__name__}, "
             "which learns from whole batches only. Write 1"
@@ -194,14 +195,14 @@ def _backward(
 
 
 def _backward_in_parts(
-    module: Any, batches: Batches, step: int, steps_per_ramp: int, config: OptimConfig, device: str, ranks: Ranks
+    module: Any, batches: Any, step: int, steps_per_ramp: int, config: OptimConfig, device: str, ranks: Ranks
 ) -> dict[str, Tensor]:
     """As `_backward`, of this worker's parts of the batch; the losses are those of all workers.
 
     A part's loss counts by its share of the terms (LM: learnt tokens) of the whole batch, so that means over terms stay that.
     """
     count = config.accumulate_steps
-    parts = [batches(step, part + count * ranks.rank, count * ranks.size) for part in range(count)]
+    parts = [batches.part(step, part + count * ranks.rank, count * ranks.size) for part in range(count)]
     terms = [module.terms(batch) for batch in parts]
     totals = {name: torch.tensor(float(sum(of[name] for of in terms)), device=device) for name in terms[0]}
     ranks.sum_in_place(list(totals.values()))

@@ -218,7 +218,7 @@ class Tricks(BaseHTTPRequestHandler):
 
     def bomb(self) -> None:
         out = io.BytesIO()
-        Image.new("1", (6000, 6000)).save(out, "PNG")
+        Image.new("1", (1100, 1000)).save(out, "PNG")
         self.give(200, out.getvalue())
 
     def grey(self) -> None:

@@ -311,7 +311,7 @@ def eight_pairs() -> Batch:
 
 
 @pytest.mark.parametrize(
-    ("image", "layout"), [(VIT, "cascade"), (VIT, "joint"), (CONVNET, "parallel")], ids=["vit", "joint", "convnet"]
+    ("image", "layout"), [(PATCHES, "cascade"), (VIT, "joint"), (CONVNET, "parallel")], ids=["patches", "conv", "convnet"]
 )
 def test_eight_pairs_are_learnt_by_heart(image: CocaVitConfig | CocaConvNetConfig, layout: str) -> None:
     model = build(architecture(image, layout)).train()
@@ -319,7 +319,7 @@ def test_eight_pairs_are_learnt_by_heart(image: CocaVitConfig | CocaConvNetConfi
     task = CocaTraining(model)
     task.set_progress(0, 10)
     first = steps(task, batch, 1, 0.0)
-    last = steps(task, batch, 120, 1e-2)
+    last = steps(task, batch, 120, 4e-3)
     assert last["itc"] < 0.1 < first["itc"]
     assert last["lm"] < 0.1 < first["lm"]
     model.eval()

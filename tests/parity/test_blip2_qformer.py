@@ -249,13 +249,13 @@ DECODINGS = [
 @torch.inference_mode()
 def test_captions_equal_an_uncached_decoding(decoding: Any) -> None:
     seen = set()
-    for seed in range(3):
+    for seed in range(2):
         theirs = randomise(transformers.Blip2ForImageTextRetrieval(config_of()), seed, 0.5)
         state = lavis_state(theirs, seed, 0.5)
         state["Qformer.cls.predictions.decoder.bias"][SEP] += 2.0
         ours = QFormer.from_original(state, SETTINGS)
         reference = Reference(state, 4, 2, DEC)
-        for batch in (1, 5, 8):
+        for batch in (1, 9):
             features = torch.randn(batch, 17, 24, generator=torch.Generator().manual_seed(seed))
             n = 2 if isinstance(decoding, Nucleus) else 1
             seeds = [[17 * i + k for k in range(n)] for i in range(batch)]
