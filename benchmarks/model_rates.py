@@ -259,6 +259,102 @@ def shared(bench: Bench, dtype: str) -> Case:
     return Case(f"shared_{dtype}", 1.9, naive, ours)
 
 
+def jpeg(bench: Bench) -> Case:
+    """Bytes to normalised float32 pixels, picture by picture; ours with `pixels: fast`. ITM is that of the random filter."""
+    import io
+
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from capfilt.config.architecture import load_architecture
+    from capfilt.config.find import find_yaml
+    from capfilt.images import decode_rgb
+    from capfilt.modeling.preprocess import normalise, to_uint8
+
+    architecture = load_architecture(find_yaml("med_vit_b16", "models"))
+    data = jpegs(bench.pictures)
+    mean, std = np.array(architecture.image_mean), np.array(architecture.image_std)
+
+    def usual() -> list[Any]:
+        made = []
+        for encoded in data:
+            image = Image.open(io.BytesIO(encoded)).convert("RGB").resize((PX, PX), Image.Resampling.BICUBIC)
+            made.append(((np.asarray(image) / 255.0 - mean) / std).astype(np.float32).transpose(2, 0, 1))
+        return made
+
+    def fast() -> list[Any]:
+        squares = (to_uint8([decode_rgb(encoded, covering=PX)], PX, how="fast") for encoded in data)
+        return [normalise(square, architecture)[0] for square in squares]
+
+    def effect() -> dict[str, Any]:
+        """Of `fast` on pixels and on ITM, beside what another text does to it."""
+        before, after = torch.from_numpy(np.stack(usual())[: bench.batch]), torch.stack(fast()[: bench.batch])
+        model = bench.ours("filter", "float32")
+        ids = bench.ids[: len(before), :2].flatten(0, 1)
+        with torch.inference_mode():
+            logits = [model.itm_logits(ids, torch.ones_like(ids), model.encode_image(pixels)) for pixels in (before, after)]
+        itm = [(x[:, 1] - x[:, 0]).sigmoid() for x in logits]
+        return {
+            "pixel_difference_of_255": round(float(((after - before).abs().mean((0, 2, 3)) * torch.tensor(std) * 255).mean()), 2),
+            "itm_difference_mean": round(float((itm[1] - itm[0]).abs().mean()), 5),
+            "itm_difference_max": round(float((itm[1] - itm[0]).abs().max()), 5),
+            "itm_deviation_over_pairs": round(float(itm[0].std()), 5),
+            "itm_decisions_changed": int(((itm[0] >= 0.5) != (itm[1] >= 0.5)).sum()),
+            "pairs": len(ids),
+        }
+
+    return Case("jpeg", 2.5, usual, fast, effect)
+
+
+def jpegs(folder: Path | None) -> list[bytes]:
+    """Up to 32 pictures with a shorter side of 512 px, quality 90."""
+    import io
+
+    import numpy as np
+    from PIL import Image, ImageFilter
+
+    images: list[Any] = []
+    if folder is not None:
+        images = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.jpg"))[:32]]
+    else:
+        random = np.random.default_rng(0)
+        for _ in range(16):
+            noise = Image.fromarray(random.integers(0, 256, (512, 683, 3), dtype=np.uint8))
+            images.append(noise.filter(ImageFilter.GaussianBlur(float(random.uniform(1, 6)))))
+    made = []
+    for image in images:
+        scale = 512 / min(image.size)
+        buffer = io.BytesIO()
+        image.resize((round(image.width * scale), round(image.height * scale))).save(buffer, "JPEG", quality=90)
+        made.append(buffer.getvalue())
+    return made
+
+
+def training_step(bench: Bench) -> Case:
+    """Pre-training: all three losses and their gradients, bfloat16 autocast against float32, both ours."""
+    import torch
+
+    from capfilt.config.architecture import load_architecture
+    from capfilt.config.find import find_yaml
+    from capfilt.modeling.batch import Batch
+    from capfilt.modeling.build import build
+    from capfilt.modeling.pretraining import MedPretraining
+
+    architecture = load_architecture(find_yaml("med_vit_b16", "models")).model_copy(update={"queue_size": 8 * bench.batch})
+    module = MedPretraining(build(architecture, seed=0)).train()
+    ids = bench.ids[:, 0]
+    batch = Batch(bench.pixels, ids, torch.ones_like(ids), torch.arange(bench.batch))
+
+    def step(dtype: Any) -> None:
+        module.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            loss = sum(module.losses(batch).values())
+        loss.backward()
+
+    return Case("training_step_bfloat16_over_float32", 1.4, lambda: step(torch.float32), lambda: step(torch.bfloat16))
+
+
 CASES: dict[str, Callable[[Bench], Case]] = {
     "caption_float32": lambda bench: caption(bench, "float32"),
     "caption_bfloat16": lambda bench: caption(bench, "bfloat16"),
@@ -272,6 +368,8 @@ CASES: dict[str, Callable[[Bench], Case]] = {
     "both_with_itc_bfloat16": lambda bench: both(bench, "bfloat16", "bfloat16", None, itc=True),
     "shared_float32": lambda bench: shared(bench, "float32"),
     "shared_bfloat16": lambda bench: shared(bench, "bfloat16"),
+    "jpeg": jpeg,
+    "training_step": training_step,
 }
 
 

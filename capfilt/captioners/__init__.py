@@ -33,5 +33,11 @@ def _med(config: CaptionConfig, checkpoint: str, device: str) -> Captioner:
     from capfilt.captioners.med import MedCaptioner
 
     return MedCaptioner.load(
-        checkpoint, prompt=config.prompt, decode=config.decode, batch_size=config.batch_size, dtype=config.dtype, device=device
+        checkpoint,
+        prompt=config.prompt,
+        decode=config.decode,
+        batch_size=config.batch_size,
+        dtype=config.dtype,
+        device=device,
+        pixels=config.pixels,
     )

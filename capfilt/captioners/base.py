@@ -17,7 +17,10 @@ class Caption:
 
 @runtime_checkable
 class Captioner(Protocol):
-    """`name` goes into `captions[].captioner` and into every row's seed."""
+    """`name` goes into `captions[].captioner` and into every row's seed.
+
+    One that makes do with small pictures may have `covering: int | None`, the pixels it needs on the shorter side.
+    """
 
     name: str
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from capfilt.captioners.base import Caption
 from capfilt.config.decoding import Decoding
+from capfilt.config.round import Pixels
 from capfilt.modeling.inference import Inference
 
 
@@ -18,6 +19,7 @@ class MedCaptioner:
     def __init__(self, network: Inference, *, prompt: str, decode: Decoding) -> None:
         network.require("captioner")
         self.name = network.name
+        self.covering = network.covering
         self._network = network
         self._decode = decode
         tokenizer = network.tokenizer
@@ -33,8 +35,9 @@ class MedCaptioner:
         batch_size: int,
         dtype: Literal["float32", "bfloat16"],
         device: str,
+        pixels: Pixels = "exact",
     ) -> "MedCaptioner":
-        network = Inference.load(checkpoint, batch_size=batch_size, dtype=dtype, device=device)
+        network = Inference.load(checkpoint, batch_size=batch_size, dtype=dtype, device=device, pixels=pixels)
         return cls(network, prompt=prompt, decode=decode)
 
     def caption(self, images: Sequence[Image], *, seeds: Sequence[Sequence[int]]) -> list[list[Caption]]:

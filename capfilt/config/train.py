@@ -106,9 +106,28 @@ class PretrainConfig(OptimConfig):
     vocabulary: str | None = None  # WordPiece file; null trains one on the run's first texts
     init: Initial = Initial()
 
+    @model_validator(mode="after")
+    def _human_pairs_are_there(self) -> Self:
+        if self.human is None and self.mix.human > 0:
+            raise ValueError(f"human: expected the file of human pairs for mix.human {self.mix.human}, found null. Name it, or mix 0")
+        return self
+
 
 class FinetuneConfig(Section):
     human: str
     image_px: Positive | None = None
-    captioner: OptimConfig
-    filter: OptimConfig
+    start: str | None = None  # a model to begin with: folder, .pth, hub name; null: what `pretrain` made
+    captioner: OptimConfig | None = None
+    filter: OptimConfig | None = None
+
+    @model_validator(mode="after")
+    def _makes_something(self) -> Self:
+        if self.captioner is None and self.filter is None:
+            raise ValueError("finetune makes a captioner, a filter or both; found neither. Add `captioner` or `filter`")
+        return self
+
+    @property
+    def models(self) -> tuple[Literal["captioner", "filter"], ...]:
+        """What is made."""
+        names: tuple[Literal["captioner", "filter"], ...] = ("captioner", "filter")
+        return tuple(name for name in names if getattr(self, name) is not None)

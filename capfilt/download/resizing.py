@@ -50,7 +50,7 @@ class PictureResizer:
 
         self._cv2 = cv2
         self._albumentations = albumentations
-        self._decode = functools.partial(images.decode, max_pixels=max_pixels, shorter_side=image_px)
+        self._limits: dict[str, int] = {"max_pixels": max_pixels, "shorter_side": image_px}
         self._resizer_call: Any = Resizer.__call__
         blur = seeing(BoundingBoxBlurrer.__call__, A=SimpleNamespace(GaussianBlur=functools.partial(_GaussianBlur, cv2)))
         self._resizer = Resizer(
@@ -70,14 +70,21 @@ class PictureResizer:
 
         def resized(stream: io.BytesIO, boxes: Boxes | None = None) -> Resized:
             try:
-                picture = self._decode(stream.getvalue())
+                decoded.bgr, size = self._decoded(stream.getvalue())
             except images.ImageError as problem:
                 return None, None, None, None, None, str(problem)
-            decoded.bgr = self._cv2.cvtColor(*self._pixels(picture.image))
             image, width, height, _, _, error = resize(self._resizer, io.BytesIO(b"decoded already"), boxes)
-            return image, width, height, picture.width, picture.height, "resize_failed" if error is not None else None
+            return image, width, height, *size, "resize_failed" if error is not None else None
 
         return resized
+
+    def _decoded(self, data: bytes) -> tuple[np.ndarray[Any, Any], tuple[int, int]]:
+        """Pixels in OpenCV's order; width and height of the full picture, upright."""
+        bgr = images.decode_plain_jpeg(data, **self._limits)
+        if bgr is not None:
+            return bgr, (bgr.shape[1], bgr.shape[0])
+        picture = images.decode(data, **self._limits)
+        return self._cv2.cvtColor(*self._pixels(picture.image)), (picture.width, picture.height)
 
     def _pixels(self, image: Image.Image) -> tuple[np.ndarray[Any, Any], int]:
         """Pixels [H, W, 3 or 4] of an RGB picture and the way from there to OpenCV's order; where it can be, without copying."""

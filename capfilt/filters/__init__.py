@@ -32,4 +32,4 @@ def build_filter(config: FilterConfig, *, trained: str | None, device: str) -> F
 def _med(config: FilterConfig, checkpoint: str, device: str) -> Filter:
     from capfilt.filters.med import MedFilter
 
-    return MedFilter.load(checkpoint, batch_size=config.batch_size, dtype=config.dtype, device=device)
+    return MedFilter.load(checkpoint, batch_size=config.batch_size, dtype=config.dtype, device=device, pixels=config.pixels)

@@ -25,7 +25,10 @@ class Scores:
 
 @runtime_checkable
 class Filter(Protocol):
-    """`name` goes into `captions[].scores[].filter`; `dim` is the width of the embedding."""
+    """`name` goes into `captions[].scores[].filter`; `dim` is the width of the embedding.
+
+    One that makes do with small pictures may have `covering: int | None`, the pixels it needs on the shorter side.
+    """
 
     name: str
     dim: int

@@ -8,6 +8,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from capfilt.config.round import Pixels
 from capfilt.filters.base import Float32Array, Scores, empty_embedding
 from capfilt.modeling.decoding import SMALLEST_BATCH
 from capfilt.modeling.inference import Inference
@@ -25,11 +26,20 @@ class MedFilter:
         network.require("filter")
         self.name = network.name
         self.dim = network.architecture.embed_dim
+        self.covering = network.covering
         self._network = network
 
     @classmethod
-    def load(cls, checkpoint: str, *, batch_size: int, dtype: Literal["float32", "bfloat16"], device: str) -> "MedFilter":
-        return cls(Inference.load(checkpoint, batch_size=batch_size, dtype=dtype, device=device))
+    def load(
+        cls,
+        checkpoint: str,
+        *,
+        batch_size: int,
+        dtype: Literal["float32", "bfloat16"],
+        device: str,
+        pixels: Pixels = "exact",
+    ) -> "MedFilter":
+        return cls(Inference.load(checkpoint, batch_size=batch_size, dtype=dtype, device=device, pixels=pixels))
 
     def score(self, images: Sequence[Image], texts: Sequence[Sequence[str]]) -> Scores:
         itm: list[list[float]] = []

@@ -20,8 +20,20 @@ Knows nothing of tables, networks or models. What becomes of a stranger's pictur
 from typing import get_args
 
 from capfilt.images.containers import Code, Container, Format, ImageError, read_container, sniff
-from capfilt.images.decoding import Picture, decode, decode_rgb
+from capfilt.images.decoding import Picture, decode, decode_plain_jpeg, decode_rgb
 
 CODES: tuple[Code, ...] = get_args(Code)
 
-__all__ = ["CODES", "Code", "Container", "Format", "ImageError", "Picture", "decode", "decode_rgb", "read_container", "sniff"]
+__all__ = [
+    "CODES",
+    "Code",
+    "Container",
+    "Format",
+    "ImageError",
+    "Picture",
+    "decode",
+    "decode_plain_jpeg",
+    "decode_rgb",
+    "read_container",
+    "sniff",
+]

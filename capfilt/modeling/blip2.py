@@ -58,7 +58,7 @@ class Blip2(nn.Module):
         return blip2_from_original(state_dict, language, config)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Blip2":
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.language.model._apply(fn)
         return self
 
@@ -145,7 +145,7 @@ class Blip2(nn.Module):
             prompt_ids = prompt_ids.expand(len(image_embeds_BND), -1)
         soft_BQU = self.prefix_embeds(image_embeds_BND)
         language = self.language
-        if language.is_encoder_decoder:
+        if language.first_id is not None:
             first_B1 = prompt_ids.new_full((len(prompt_ids), 1), language.first_id)
             return generate(SuffixDecoder(language), SoftPrompt(soft_BQU, prompt_ids), first_B1, decoding, seeds=seeds)
         decoder = LanguageDecoder(language.model, eos_id=language.eos_id, pad_id=language.pad_id, prefix_length=soft_BQU.shape[1])

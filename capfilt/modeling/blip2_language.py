@@ -42,6 +42,7 @@ class FrozenLanguage:
         self.eos_id = int(ends[0] if isinstance(ends, list) else ends)
         self.pad_id = int(config.pad_token_id if config.pad_token_id is not None else self.eos_id)
         self.longest = int(getattr(config, "max_position_embeddings", None) or WITHOUT_LIMIT)
+        # What an encoder-decoder's decoder begins with.
         self.first_id = int(config.decoder_start_token_id or 0) if self.is_encoder_decoder else None
 
     @classmethod

@@ -37,9 +37,7 @@ class LanguageTokenizer:
             return cls(AutoTokenizer.from_pretrained(find_checkpoint(checkpoint)), language)
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"{checkpoint}: expected a tokenizer, found {reason}. Save the model's there"
-            ) from None
+            raise CheckpointError(f"{checkpoint}: expected a tokenizer, found {reason}. Save the model's there") from None
 
     def encode_batch(self, texts: Sequence[str], max_length: int, *, pad_to: int | None = None) -> tuple[Int64Array, Int64Array]:
         """Ids [R, T] and mask [R, T], padded right; longer texts lose their end but keep the closing token.

@@ -76,6 +76,10 @@ def _layer_class() -> type[Any]:
     class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         """`keys` and `values` are views, [R, H, S, D], of the written part."""
 
+        keys: Any
+        values: Any
+        is_initialized: bool
+
         def __init__(self, room: int) -> None:
             super().__init__()
             self.room = room

@@ -41,7 +41,7 @@ _TEXT = {  # of GPT2Config, under its own names and under those that transformer
 }
 _GPT_SECTIONS = ("text", "gpt", "gpt2", "gpt_config", "gpt2_config", "text_config")
 _MAPPER = {"prefix_length_clip": "clip_length", "clip_length": "clip_length", "num_layers": "layers", "num_heads": "heads"}
-_TOP = {"prefix_size": "embed_dim", "prefix_dim": "embed_dim", "normalize_prefix": "normalise"}
+_TOP = {"prefix_size": "embed_dim", "prefix_dim": "embed_dim", "dim_clip": "embed_dim", "normalize_prefix": "normalise"}
 _WITHOUT_EFFECT = ("is_rn", "data", "out_dir", "prefix", "epochs", "save_every", "bs", "image")
 """Of the published training; and our `image`, since such checkpoints bring no image side."""
 _PLAIN = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
@@ -126,6 +126,8 @@ def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
             told["mapper"]["kind"] = str(getattr(value, "value", value)).lower()
         elif key in _MAPPER:
             told["mapper"][_MAPPER[key]] = value
+        elif key in _OWN_TEXT and key not in ClipCapArchitecture.model_fields:
+            told["text"][key] = value
         elif key in _TEXT:
             told["text"] |= gpt_fields({key: value})
         elif key in _TOP:

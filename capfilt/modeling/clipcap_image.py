@@ -5,6 +5,7 @@ Frozen in every training; knows nothing of texts. transformers is imported where
 Axes at the end of tensor names: B images, E image embedding, C channels, H and W pixels.
 """
 
+import json
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -19,6 +20,7 @@ from capfilt.errors import CheckpointError
 from capfilt.modeling.checkpoints.fields import ACTIVATIONS
 from capfilt.modeling.vision import VisionTransformer
 
+CONFIG = "config.json"
 _THEIR_ACTIVATION = {ours: theirs for theirs, ours in reversed(list(ACTIVATIONS.items()))}
 
 
@@ -98,17 +100,26 @@ def load_embedder(source: str | Path) -> tuple[ClipEmbedder | MedEmbedder, Image
 
 
 def _is_clip(path: Path) -> bool:
-    from capfilt.modeling.checkpoints.transformers_folder import CONFIG
+    return (path / CONFIG).is_file() and str(_json(path / CONFIG).get("model_type")).startswith("clip")
 
-    return path.is_dir() and (path / CONFIG).is_file() and '"clip' in (path / CONFIG).read_text(encoding="utf-8")
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON settings, found {error}. Copy the file again") from None
+    return content if isinstance(content, dict) else {}
 
 
 def _load_clip(path: Path, source: str | Path) -> tuple[ClipEmbedder, ClipImage, int, dict[str, Any]]:
-    from transformers import CLIPVisionModelWithProjection
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     try:
-        network = CLIPVisionModelWithProjection.from_pretrained(path).float()
-    except (OSError, ValueError) as error:
+        settings = CLIPVisionConfig.from_pretrained(path)
+        # A whole CLIP says it once for both sides; its vision section may keep a default.
+        settings.projection_dim = _json(path / CONFIG).get("projection_dim", settings.projection_dim)
+        network = CLIPVisionModelWithProjection.from_pretrained(path, config=settings).float()
+    except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{source}: expected the weights of a CLIP, found {reason}. Copy the folder again") from None
     theirs = network.config

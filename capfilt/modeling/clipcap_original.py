@@ -125,7 +125,7 @@ def to_original(model: ClipCap) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for ours, parts in original_names(model).items():
         unit = len(own[ours]) // sum(share for _, share in parts)
-        split = own[ours].split([share * unit for _, share in parts]) if len(parts) > 1 else (own[ours],)
+        split = torch.split_with_sizes(own[ours], [share * unit for _, share in parts]) if len(parts) > 1 else (own[ours],)
         found |= {name: tensor.clone() for (name, _), tensor in zip(parts, split, strict=True)}
     found.setdefault(HEAD, found[WORDS].clone())
     return found

@@ -17,7 +17,7 @@ from capfilt.modeling.checkpoints.names import count_of
 from capfilt.modeling.checkpoints.original import state_dict_in
 from capfilt.modeling.coca import CoCa
 from capfilt.modeling.coca_fields import architecture_of
-from capfilt.modeling.vision import interpolated
+from capfilt.modeling.vision import VisionTransformer, interpolated
 from capfilt.modeling.weights import own_tensors
 
 SOURCE = "state dict"
@@ -44,6 +44,7 @@ def from_original(
         content = content["state_dict"]
     theirs = {name: tensor for name, tensor in state_dict_in(content, source).items() if not name.endswith(".attn_mask")}
     architecture = architecture_of(_found(theirs, source), config, source)
+    _require_open_clip(architecture, source, "Correct `config`, or leave these fields out: the tensors say them")
     with torch.random.fork_rng(devices=[]):
         model = CoCa(architecture)
     _resize(theirs, model)
@@ -57,21 +58,12 @@ def to_original(model: CoCa) -> dict[str, Tensor]:
     Raises:
         CheckpointError: If open_clip has no such layout.
     """
-    config = model.config
-    is_clip = isinstance(config.image, CocaVitConfig) and config.image.style == "clip"
-    if not is_clip or not config.multimodal.self_mlp or (config.pooler.layout != "joint" and config.pooler.norm == "after"):
-        raise CheckpointError(
-            "to_original: expected open_clip's layout (image.style: clip, multimodal.self_mlp: true, pooler.layout: joint or "
-            f"pooler.norm: before), found {config.image}, {config.multimodal}, {config.pooler}. Keep our own folder"
-        )
+    _require_open_clip(model.config, "to_original", "Keep our own folder")
     own = own_tensors(model)
     found: dict[str, Tensor] = {}
-    for place in places(config):
-        rows = (
-            torch.cat([_plain(name, own[name]) for name in place.ours])
-            if len(place.ours) > 1
-            else _plain(place.ours[0], own[place.ours[0]])
-        )
+    for place in places(model.config):
+        ours = [_plain(name, own[name]) for name in place.ours]
+        rows = torch.cat(ours) if len(ours) > 1 else ours[0]
         parts = rows.chunk(len(place.theirs)) if len(place.theirs) > 1 else (rows,)
         found |= {name: part.T if place.transposed else part for name, part in zip(place.theirs, parts, strict=True)}
     return {name: tensor.detach().clone().contiguous() for name, tensor in found.items()}
@@ -103,7 +95,7 @@ def load(theirs: Mapping[str, Tensor], model: CoCa, source: str) -> None:
             continue
         parts = [theirs[name].T if place.transposed else theirs[name] for name in place.theirs]
         rows = torch.cat(parts) if len(parts) > 1 else parts[0]
-        pieces = rows.split([len(part) for part in ours]) if len(ours) > 1 else (rows,)
+        pieces = torch.split(rows, [len(part) for part in ours]) if len(ours) > 1 else (rows,)
         values |= zip(place.ours, pieces, strict=True)
     wrong += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in theirs.items() if name not in known]
     if wrong:
@@ -155,6 +147,17 @@ def places(config: CocaArchitecture) -> list[Place]:
         found += _cross(f"{cross}.attn", f"{layer}.cross_branch.attention", is_one_matrix=True)
         found += _mlp(cross, f"{layer}.mlp_branch.norm", f"{layer}.mlp_branch.mlp")
     return found
+
+
+def _require_open_clip(config: CocaArchitecture, source: str, advice: str) -> None:
+    image, pooler = config.image, config.pooler
+    is_clip = isinstance(image, CocaVitConfig) and image.style == "clip"
+    if not is_clip or not config.multimodal.self_mlp or (pooler.layout != "joint" and pooler.norm == "after"):
+        style = image.style if isinstance(image, CocaVitConfig) else image.kind
+        raise CheckpointError(
+            f"{source}: expected open_clip's layout (image.style: clip, multimodal.self_mlp: true, and pooler.layout: joint or "
+            f"pooler.norm: before), found {style}, {config.multimodal.self_mlp}, {pooler.layout} and {pooler.norm}. {advice}"
+        )
 
 
 def _module(theirs: str, ours: str) -> list[Place]:
@@ -214,6 +217,7 @@ def _plain(name: str, tensor: Tensor) -> Tensor:
 
 def _resize(theirs: dict[str, Tensor], model: CoCa) -> None:
     """Positions for the network's image size, where the file has those of another; a temperature of shape [1] as a number."""
+    assert isinstance(model.vision, VisionTransformer)
     positions = theirs["visual.positional_embedding"]
     theirs["visual.positional_embedding"] = interpolated(positions.float()[None], model.vision.side)[0]
     if theirs.get("logit_scale", torch.zeros(2)).numel() == 1:

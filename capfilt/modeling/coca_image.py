@@ -5,7 +5,7 @@ Knows nothing of texts.
 Axes at the end of tensor names: B images, C channels, H and W pixels, N image tokens, D image width, Q queries, P pooler width.
 """
 
-from typing import assert_never
+from typing import assert_never, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +23,14 @@ class ClipVisionTransformer(VisionTransformer):
     def __init__(self, config: CocaVitConfig) -> None:
         super().__init__(config)
         self.stem = nn.Conv2d(3, config.width, config.patch, stride=config.patch, bias=False)
-        self.norm = nn.Identity()
+        del self.norm
         self.norm_before = nn.LayerNorm(config.width, config.norm_eps)
 
     def forward(self, pixels_BCHW: Tensor, *, first_only: bool = False) -> Tensor:
         """[B, N, D]; [B, 1, D] with `first_only`."""
         grid_BDHW = self.stem(pixels_BCHW)
         x_BND = torch.cat([self.cls.expand(len(grid_BDHW), -1, -1), grid_BDHW.flatten(2).transpose(1, 2)], dim=1)
-        x_BND = self.norm_before(x_BND + self.positions_for(grid_BDHW.shape[-1]))
+        x_BND = cast("Tensor", self.norm_before(x_BND + self.positions_for(grid_BDHW.shape[-1])))
         for i, block in enumerate(self.blocks):
             x_BND = block(x_BND, first_only=first_only and i == len(self.blocks) - 1)
         return x_BND

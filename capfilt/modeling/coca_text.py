@@ -5,6 +5,8 @@ Pre-norm and causal throughout. Knows nothing of pixels, of losses, or of how a 
 Axes at the end of tensor names: R texts (rows), T tokens, S keys, W text width, Q image queries, P pooler width.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -118,9 +120,12 @@ class UnimodalText(nn.Module):
             visible_RS = visible_RS[:, :length]
         seen_RTS = visible_RS[:, None, None, :].to(x_RTW.dtype).expand(-1, -1, x_RTW.shape[1], -1).tril()
         bias = (1 - seen_RTS) * MASKED
-        for layer in self.layers:
+        for layer in self.in_order():
             x_RTW = layer.mlp_branch(layer.self_branch(x_RTW, bias))
         return (x_RTW[:, :-1], self.norm(x_RTW[:, -1])) if with_cls else (x_RTW, None)
+
+    def in_order(self) -> list[UnimodalLayer]:
+        return cast("list[UnimodalLayer]", list(self.layers))
 
     def visible(self, mask_RT: Tensor) -> Tensor:
         """[R, T + 1]: 1 for the keys, [CLS] last, that later positions may see."""
@@ -130,7 +135,7 @@ class UnimodalText(nn.Module):
     def step(self, ids_RT: Tensor, cache: list[KeysValues], start: int, bias: Tensor) -> Tensor:
         """States [R, T, W] of the tokens from position `start`, which the cache then holds too."""
         x_RTW: Tensor = self.words(ids_RT) + self.positions[start : start + ids_RT.shape[1]]
-        for layer, keys_values in zip(self.layers, cache, strict=True):
+        for layer, keys_values in zip(self.in_order(), cache, strict=True):
             x_RTW = layer.mlp_branch(layer.self_branch.cached(x_RTW, keys_values, start, bias))
         return x_RTW
 
@@ -144,13 +149,16 @@ class MultimodalText(nn.Module):
         self.norm = nn.LayerNorm(text.width, text.norm_eps)
         self.vocabulary = nn.Linear(text.width, text.vocab_size, bias=False)
 
+    def in_order(self) -> list[MultimodalLayer]:
+        return cast("list[MultimodalLayer]", list(self.layers))
+
     def image_kv(self, image_BQP: Tensor) -> list[KeysValues]:
         """Cross-attention keys and values of the images, one pair per layer: made once, used by every text and step."""
-        return [layer.cross_branch.keys_values(image_BQP) for layer in self.layers]
+        return [layer.cross_branch.keys_values(image_BQP) for layer in self.in_order()]
 
     def forward(self, x_RTW: Tensor, image_kv: list[KeysValues]) -> Tensor:
         """Normed states [R, T, W]; padding needs no mask, since it stands behind what is kept and no token sees a later one."""
-        for layer, kv in zip(self.layers, image_kv, strict=True):
+        for layer, kv in zip(self.in_order(), image_kv, strict=True):
             x_RTW = layer.self_mlp(layer.self_branch(x_RTW, None))
             x_RTW = layer.mlp_branch(layer.cross_branch(x_RTW, kv))
         out_RTW: Tensor = self.norm(x_RTW)
@@ -162,7 +170,7 @@ class MultimodalText(nn.Module):
         bias = None
         if length > 1:
             bias = torch.full((length, start + length), MASKED, dtype=x_RTW.dtype, device=x_RTW.device).triu(start + 1)
-        for layer, kv, keys_values in zip(self.layers, image_kv, cache, strict=True):
+        for layer, kv, keys_values in zip(self.in_order(), image_kv, cache, strict=True):
             x_RTW = layer.self_mlp(layer.self_branch.cached(x_RTW, keys_values, start, bias))
             x_RTW = layer.mlp_branch(layer.cross_branch(x_RTW, kv))
         out_RTW: Tensor = self.norm(x_RTW)

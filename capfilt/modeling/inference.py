@@ -15,6 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from capfilt.config.architecture import Architecture, Role
+from capfilt.config.round import Pixels
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.med import MED, missing_role
 from capfilt.modeling.memory import in_batches
@@ -39,6 +40,7 @@ class Inference:
         batch_size: int,
         dtype: Literal["float32", "bfloat16"],
         device: str,
+        pixels: Pixels = "exact",
     ) -> None:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(
@@ -51,6 +53,7 @@ class Inference:
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.dtype = DTYPES[dtype]
+        self.pixels: Pixels = pixels
         self.model = model.eval().requires_grad_(False).to(self.device, self.dtype)
 
     @classmethod
@@ -62,6 +65,7 @@ class Inference:
         dtype: Literal["float32", "bfloat16"],
         device: str,
         vocabulary: str | Path | None = None,
+        pixels: Pixels = "exact",
     ) -> "Inference":
         """`folder`, `vocabulary`: whatever `modeling.weights.load_model` takes."""
         loaded = load_model(folder, vocabulary=vocabulary)
@@ -73,7 +77,13 @@ class Inference:
             batch_size=batch_size,
             dtype=dtype,
             device=device,
+            pixels=pixels,
         )
+
+    @property
+    def covering(self) -> int | None:
+        """Pixels of a picture's shorter side that suffice (`images.decode_rgb`); None: all that it has."""
+        return self.architecture.image.size if self.pixels == "fast" else None
 
     def each_batch(self, images: Sequence[Image], work: Callable[[range, Tensor], Made]) -> Iterator[Made]:
         """`work(here, image_embeds_BND)` batch by batch; `here` are the positions of the batch's true images.
@@ -87,7 +97,7 @@ class Inference:
 
     @torch.inference_mode()
     def _encode(self, images: Sequence[Image], size: int) -> Tensor:
-        pixels_BCHW = to_uint8(images, self.architecture.image.size)
+        pixels_BCHW = to_uint8(images, self.architecture.image.size, how=self.pixels)
         missing = size - len(images)
         if missing:
             pixels_BCHW = torch.cat([pixels_BCHW, pixels_BCHW[-1:].expand(missing, -1, -1, -1)])

@@ -3,8 +3,8 @@
 Answer `losses(batch)` by name; know nothing of optimisers, schedules or data. All that a resumed run needs (momentum copy,
 queues, the state of the generator that draws negatives) is in the state dict. docs/paper_map.md says which term is whose.
 
-Axes at the end of tensor names: B pairs (this worker's), A pairs of all that are contrasted (the batch's; with several workers and
-`negatives: global` everyone's), K candidates (those, then the queue), T tokens, E common space, M kept tokens.
+Axes at the end of tensor names: B pairs (this worker's), A all pairs that are contrasted (with several workers and
+`negatives: global` everyone's, else B), K candidates (those, then the queue), T tokens, E common space, M kept tokens.
 """
 
 from collections.abc import Sequence

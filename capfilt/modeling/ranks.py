@@ -1,7 +1,7 @@
 """What the workers of one training tell each other: features of all, sums over all. One worker alone needs no communication.
 
-Worker r of W holds rows r, r + W, r + 2 W, ... of a batch; what is gathered stands in the batch's own order, so that a computation
-on all rows is the one that a single worker would do. Knows nothing of losses, of launching or of networks.
+Worker r of W holds rows r, r + W, r + 2 W, ... of a batch; what is gathered stands in the batch's own order, so that a
+computation on all rows is the one that a single worker would do. Knows nothing of losses, of launching or of networks.
 
 Axes at the end of tensor names: L one worker's rows, B rows of all.
 """

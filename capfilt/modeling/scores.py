@@ -35,8 +35,8 @@ def candidates(scores_RV: Tensor, top_p: float, top_k: int | None, temperature: 
     vocabulary = scores_RV.shape[1]
     if top_k is not None:
         top_RK, tokens_RK = scores_RV.topk(min(top_k, vocabulary), dim=1)
-        kept_RK = _nucleus(top_RK, top_RK.logsumexp(1, keepdim=True), top_p)
-        return _cut(tokens_RK, top_RK - top_RK.logsumexp(1, keepdim=True), kept_RK)
+        total_R1 = top_RK.logsumexp(1, keepdim=True)
+        return _cut(tokens_RK, top_RK - total_R1, _nucleus(top_RK, total_R1, top_p))
     if top_p >= 1.0:
         return torch.arange(vocabulary, device=scores_RV.device).expand(len(scores_RV), -1), scores_RV.log_softmax(1)
     total_R1 = scores_RV.logsumexp(1, keepdim=True)

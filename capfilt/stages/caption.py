@@ -23,6 +23,7 @@ class CaptionStage:
     def __init__(self, config: CaptionConfig, *, captioner: Captioner, seed: int, round_number: int) -> None:
         self._config = config
         self._captioner = captioner
+        self._covering: int | None = getattr(captioner, "covering", None)
         self._seed = seed
         self._round = round_number
 
@@ -37,7 +38,7 @@ class CaptionStage:
             pictures, at = [], []
             for row in rows:
                 try:
-                    pictures.append(decode_rgb(image[row].as_py()))
+                    pictures.append(decode_rgb(image[row].as_py(), covering=self._covering))
                     at.append(row)
                 except ImageError as problem:
                     status[row], error[row] = "image_invalid", str(problem)

@@ -22,6 +22,7 @@ class FilterStage:
     def __init__(self, config: FilterConfig, *, scorer: Filter) -> None:
         self._config = config
         self._filter = scorer
+        self._covering: int | None = getattr(scorer, "covering", None)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         captions: list[list[dict[str, Any]]] = table["captions"].to_pylist()
@@ -35,7 +36,7 @@ class FilterStage:
             pictures, at = [], []
             for row in rows:
                 try:
-                    pictures.append(decode_rgb(image[row].as_py()))
+                    pictures.append(decode_rgb(image[row].as_py(), covering=self._covering))
                     at.append(row)
                 except ImageError as problem:
                     status[row], error[row] = "image_invalid", str(problem)

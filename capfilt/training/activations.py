@@ -17,7 +17,9 @@ BLOCKS = ("VisionBlock", "SelfBlock", "CrossBlock", "FeedForwardBlock")
 @contextmanager
 def checkpointed(module: nn.Module, wanted: bool) -> Iterator[None]:
     """While entered, and if `wanted`, the blocks keep no activations where a gradient is asked for."""
-    blocks = [part for part in module.modules() if type(part).__name__ in BLOCKS and any(p.requires_grad for p in part.parameters())]
+    blocks = [
+        part for part in module.modules() if type(part).__name__ in BLOCKS and any(p.requires_grad for p in part.parameters())
+    ]
     if not wanted:
         blocks = []
     for block in blocks:

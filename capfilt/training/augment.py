@@ -1,8 +1,8 @@
 """BLIP's training pictures: a random crop, mirroring, and two random changes that leave the colours true.
 
 A pure function of the picture and of the random numbers it is given. After salesforce/BLIP: RandomResizedCrop, a horizontal flip
-and RandomAugment(2, 5) over ten operations. Colour, contrast, posterising, solarising and inversion are not among them: a text may
-name a colour.
+and RandomAugment(2, 5) over ten operations. Colour, contrast, posterising, solarising and inversion are not among them: a text
+may name a colour.
 """
 
 import math
@@ -62,8 +62,8 @@ def _same(picture: Picture, sign: float) -> Picture:
     return picture
 
 
-# At magnitude 5 of 10 the factor of BLIP's Brightness and Sharpness, 0.1 + 1.8 * 5 / 10, is 1: they change nothing. They stand here
-# because each takes its share of the draws.
+# At magnitude 5 of 10 the factor of BLIP's Brightness and Sharpness, 0.1 + 1.8 * 5 / 10, is 1: they change nothing. They stand
+# here because each takes its share of the draws.
 OPERATIONS: tuple[Callable[[Picture, float], Picture], ...] = (
     _same,  # Identity
     lambda picture, _: ImageOps.autocontrast(picture),

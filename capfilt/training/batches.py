@@ -146,9 +146,7 @@ class Batches:
         self._device = device
         self._pad = tokenizer.pad_id
         # The prompt comes on top of the text's own length, as far as the network has positions.
-        longest = min(
-            architecture.max_text_length + len(tokenizer.encode_prompt(prompt)) - 1, architecture.text.max_positions
-        )
+        longest = min(architecture.max_text_length + len(tokenizer.encode_prompt(prompt)) - 1, architecture.text.max_positions)
         self._sources: list[tuple[_Held | _Streamed, int]] = []
         for number, (pairs, count) in enumerate(kept):
             if isinstance(pairs, StreamedPairs):

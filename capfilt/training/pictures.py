@@ -36,8 +36,16 @@ class Pictures:
         threads: That decode. They change no pixel.
     """
 
-    def __init__(self, size: int, capacity: int, *, spool: Path, cache_bytes: int = CACHE_BYTES, threads: int = 2,
-        change: Change | None = None) -> None:
+    def __init__(
+        self,
+        size: int,
+        capacity: int,
+        *,
+        spool: Path,
+        cache_bytes: int = CACHE_BYTES,
+        threads: int = 2,
+        change: Change | None = None,
+    ) -> None:
         self.size = size
         self._change = change
         self.is_cached = change is None and capacity * 3 * size * size <= cache_bytes

@@ -3,30 +3,38 @@
 Each writes a model folder, and does nothing where the folder exists. Knows nothing of rounds or of what is done with the models.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
+
+import numpy as np
+from PIL import Image
 
 from capfilt.config.architecture import Architecture, load_architecture
 from capfilt.config.base import Section, is_operational
 from capfilt.config.find import find_yaml
-from capfilt.config.train import Initial, OptimConfig, PretrainConfig
+from capfilt.config.train import OptimConfig, PretrainConfig
 from capfilt.errors import ConfigError
 from capfilt.identity import fingerprint, stage_seed
 from capfilt.modeling.build import build
 from capfilt.modeling.med import MED
 from capfilt.modeling.pretraining import LossName, MedCaptionerFinetuning, MedFilterFinetuning, MedPretraining
-from capfilt.modeling.tokenizer import Tokenizer
-from capfilt.modeling.weights import LoadedMed, load_model, load_tensors, own_tensors, save_model
+from capfilt.modeling.ranks import Ranks
+from capfilt.modeling.weights import LoadedMed, load_model, save_model
+from capfilt.training.augment import augment
 from capfilt.training.batches import Batches, split_batch
 from capfilt.training.checkpoint import Checkpoints
 from capfilt.training.data import Kind, PairSet, WebPairs, read_pairs
 from capfilt.training.loop import StepReport, Trainable, train
+from capfilt.training.pictures import Change
+from capfilt.training.shards import ShardReader
+from capfilt.training.start import VOCABULARY_TEXTS, fitted, initialise, require_role, resized, tokenizer_for
+from capfilt.training.stream import StreamedPairs
+from capfilt.training.workers import Launch, Task, spawn
 
-VOCABULARY_TEXTS = 1_000_000
-"""Texts that a vocabulary is trained on, at most: the first ones."""
+PRETRAIN_CROP, FINETUNE_CROP = 0.2, 0.5
+"""Smallest share of a picture that `augment: blip` keeps (BLIP's min_scale)."""
 
 OnStep = Callable[[StepReport], None]
 
@@ -42,53 +50,76 @@ def pretrain(
     on_step: OnStep = lambda report: None,
     workers: int = 1,
     prompt: str = "",
+    launch: Launch = spawn,
+    ranks: Ranks | None = None,
 ) -> None:
-    """A new model from random weights on web and human pairs (BLIP section 3.1). Alpha ramps over two epochs of web pairs.
+    """A new model from random or published weights on web and human pairs (BLIP section 3.1).
+
+    Alpha ramps over two epochs of web pairs.
 
     Texts are learnt as they are, without the captioner's prompt, as in BLIP.
 
     Args:
-        web: Web pairs; not read where `mix.web` is 0.
+        web: Web pairs; not read where `mix.web` is 0, or `config.web` names shards.
         out: The model folder to write.
         work: Gets `log.jsonl` and, until the end, `checkpoint/`.
         seed: The run's. Every choice derives from it and from the name of the training.
+        workers: That train together, on `batch_size` pairs in all.
         prompt: Its words enter a vocabulary that is trained here, so that it costs the captioner few tokens.
+        launch: Starts them.
+        ranks: Which of them this is; None where they are still to be started.
 
     Raises:
         ConfigError: If architecture, vocabulary or workers cannot be right.
+        CheckpointError: If weights to start from do not fit the architecture.
         InputError: If a file is missing or holds no pair.
         CapfiltError: If a loss is no finite number.
     """
-    _one_worker(workers)
     if out.exists():
         return
-    if config.init != Initial():
-        raise ConfigError(
-            f"pretrain.init: expected null (from random weights), found {config.init}; published weights come later"
-        )
+    _check_workers(config, workers)
+    if workers > 1:
+        arguments = {"config": config, "web": web, "out": out, "work": work, "seed": seed, "prompt": prompt}
+        launch(Task("pretrain", arguments, workers, device, work), on_step)
+        return
+    ranks = ranks or Ranks()
     architecture = load_architecture(find_yaml(config.architecture, "models"))
     px = config.image_px or architecture.image.size
+    own_seed = stage_seed(seed, "pretrain")
     web_count, human_count = split_batch(config.batch_size, config.mix.human)
     with ExitStack() as stack:
-        sources: list[tuple[PairSet, int]] = []
+        sources: list[tuple[PairSet | StreamedPairs, int]] = []
         origins: list[tuple[tuple[str, ...], Kind, int]] = [
             (web.files, web.kind, web_count),
-            ((config.human,), "human", human_count),
+            ((config.human or "",), "human", human_count),
         ]
-        for files, kind, count in origins:
-            if count:
-                pairs = read_pairs(files, kind, px, spool=work / f"{kind}.pictures")
-                stack.enter_context(pairs.pictures)
-                sources.append((pairs, count))
-        tokenizer = _tokenizer(config, architecture, [text for pairs, _ in sources for text in pairs.texts], prompt)
-        architecture = _fitted(architecture, tokenizer, px)
-        own_seed = stage_seed(seed, "pretrain")
-        model = build(architecture, seed=own_seed).to(device)
-        module = MedPretraining(model, losses=_names(config), seed=own_seed).to(device)
-        batches = Batches(sources, tokenizer, architecture, seed=own_seed, device=device)
-        _train_and_save(
-            module, model, batches, config, LoadedMed(model, architecture, tokenizer), out, work, own_seed, device, 2, on_step
+        for number, (files, kind, count) in enumerate(origins):
+            if not count:
+                continue
+            change = _change(config, px, PRETRAIN_CROP, own_seed, number)
+            pairs = (
+                _stream(config, px, own_seed, change, stack)
+                if config.web is not None and kind != "human"
+                else _held(files, kind, px, work, change, ranks, stack)
+            )
+            sources.append((pairs, count))
+        tokenizer = tokenizer_for(config, architecture, (text for pairs, _ in sources for text in _texts(pairs)), prompt)
+        architecture = fitted(architecture, tokenizer, px)
+        _check_contrast(config, architecture, ranks)
+        model = build(architecture, seed=own_seed)
+        initialise(model, config)
+        model = model.to(device)
+        module = MedPretraining(model, losses=_names(config), seed=own_seed, ranks=ranks, negatives=config.negatives).to(device)
+        batches = Batches(
+            sources,
+            tokenizer,
+            architecture,
+            seed=own_seed,
+            device=device,
+            fraction_per_epoch=config.web_fraction_per_epoch if web_count else 1.0,
         )
+        loaded = LoadedMed(model, architecture, tokenizer)
+        _train_and_save(module, model, batches, config, loaded, out, work, own_seed, device, 2, on_step, ranks)
 
 
 def finetune_captioner(
@@ -104,20 +135,29 @@ def finetune_captioner(
     prompt: str,
     on_step: OnStep = lambda report: None,
     workers: int = 1,
+    launch: Launch = spawn,
+    ranks: Ranks | None = None,
 ) -> None:
     """The captioner: LM on human texts behind the prompt, which itself is not learnt (BLIP section 3.2). Arguments as below."""
-    _one_worker(workers)
     if out.exists():
         return
+    _check_workers(config, workers)
+    if workers > 1:
+        arguments: dict[str, Any] = {"config": config, "human": human, "image_px": image_px, "start": start, "out": out}
+        arguments |= {"work": work, "seed": seed, "prompt": prompt}
+        launch(Task("finetune_captioner", arguments, workers, device, work), on_step)
+        return
+    ranks = ranks or Ranks()
+    own_seed = stage_seed(seed, "finetune_captioner")
     with ExitStack() as stack:
-        loaded, pairs = _start(start, human, image_px, work, stack)
-        own_seed = stage_seed(seed, "finetune_captioner")
+        loaded, pairs = _start(config, start, human, image_px, work, own_seed, ranks, stack)
+        require_role(loaded, "captioner", start)
         model = loaded.model.to(device)
         module = MedCaptionerFinetuning(model, prompt_length=len(loaded.tokenizer.encode_prompt(prompt))).to(device)
         batches = Batches(
             [(pairs, config.batch_size)], loaded.tokenizer, loaded.architecture, seed=own_seed, device=device, prompt=prompt
         )
-        _train_and_save(module, model, batches, config, loaded, out, work, own_seed, device, 1, on_step)
+        _train_and_save(module, model, batches, config, loaded, out, work, own_seed, device, 1, on_step, ranks)
 
 
 def finetune_filter(
@@ -132,6 +172,8 @@ def finetune_filter(
     device: str,
     on_step: OnStep = lambda report: None,
     workers: int = 1,
+    launch: Launch = spawn,
+    ranks: Ranks | None = None,
 ) -> None:
     """The filter: ITC and ITM on human pairs, all texts of a picture being its positives (BLIP section 3.2).
 
@@ -141,21 +183,34 @@ def finetune_filter(
         config: Steps, rates, batch size, losses.
         human: Human pairs.
         image_px: Side of the pictures; None: the start's. Learned positions are interpolated to a new side.
-        start: The pre-trained model folder.
+        start: The pre-trained model folder, or anything else that `load_model` takes.
         out: The model folder to write; nothing is done where it exists.
         work: Gets `log.jsonl` and, until the end, `checkpoint/`.
         seed: The run's.
+        workers: That train together.
+        launch: Starts them.
+        ranks: Which of them this is; None where they are still to be started.
     """
-    _one_worker(workers)
     if out.exists():
         return
+    _check_workers(config, workers)
+    if workers > 1:
+        arguments: dict[str, Any] = {"config": config, "human": human, "image_px": image_px, "start": start, "out": out}
+        arguments |= {"work": work, "seed": seed}
+        launch(Task("finetune_filter", arguments, workers, device, work), on_step)
+        return
+    ranks = ranks or Ranks()
+    own_seed = stage_seed(seed, "finetune_filter")
     with ExitStack() as stack:
-        loaded, pairs = _start(start, human, image_px, work, stack)
-        own_seed = stage_seed(seed, "finetune_filter")
+        loaded, pairs = _start(config, start, human, image_px, work, own_seed, ranks, stack)
+        require_role(loaded, "filter", start)
+        _check_contrast(config, loaded.architecture, ranks)
         model = loaded.model.to(device)
-        module = MedFilterFinetuning(model, losses=_names(config), seed=own_seed).to(device)
+        module = MedFilterFinetuning(model, losses=_names(config), seed=own_seed, ranks=ranks, negatives=config.negatives).to(
+            device
+        )
         batches = Batches([(pairs, config.batch_size)], loaded.tokenizer, loaded.architecture, seed=own_seed, device=device)
-        _train_and_save(module, model, batches, config, loaded, out, work, own_seed, device, 1, on_step)
+        _train_and_save(module, model, batches, config, loaded, out, work, own_seed, device, 1, on_step, ranks)
 
 
 def _train_and_save(
@@ -170,8 +225,11 @@ def _train_and_save(
     device: str,
     ramp_epochs: int,
     on_step: OnStep,
+    ranks: Ranks,
 ) -> None:
-    mark = fingerprint([_result_settings(config), seed, batches.content(), loaded.architecture.model_dump(mode="json")])
+    made_of = [_result_settings(config), seed, batches.content(), loaded.architecture.model_dump(mode="json")]
+    # Another number of workers draws other dropout and, with `local`, other negatives.
+    mark = fingerprint(made_of if ranks.size == 1 else [*made_of, ranks.size])
     train(
         module,
         batches,
@@ -182,72 +240,64 @@ def _train_and_save(
         steps_per_ramp=ramp_epochs * batches.steps_per_epoch,
         mark=mark,
         on_step=on_step,
+        ranks=ranks,
     )
+    if ranks.rank:
+        return
     save_model(out, model, loaded.architecture, loaded.tokenizer)
     Checkpoints(work / "checkpoint").remove()
 
 
-def _start(start: Path, human: str, image_px: int | None, work: Path, stack: ExitStack) -> tuple[LoadedMed, PairSet]:
+def _start(
+    config: OptimConfig,
+    start: Path,
+    human: str,
+    image_px: int | None,
+    work: Path,
+    seed: int,
+    ranks: Ranks,
+    stack: ExitStack,
+) -> tuple[LoadedMed, PairSet]:
     """The pre-trained model, at the asked image size, and the human pairs."""
     loaded = load_model(start)
     px = image_px or loaded.architecture.image.size
     if px != loaded.architecture.image.size:
-        loaded = _resized(loaded, px)
-    pairs = read_pairs([human], "human", px, spool=work / "human.pictures")
+        loaded = resized(loaded, px)
+    return loaded, _held([human], "human", px, work, _change(config, px, FINETUNE_CROP, seed, 0), ranks, stack)
+
+
+def _held(
+    files: Sequence[str], kind: Kind, px: int, work: Path, change: Change | None, ranks: Ranks, stack: ExitStack
+) -> PairSet:
+    """Pairs whose texts are in memory; each worker has its own spool."""
+    spool = work / (f"{kind}.pictures" if ranks.size == 1 else f"{kind}-{ranks.rank}.pictures")
+    pairs = read_pairs(files, kind, px, spool=spool, change=change)
     stack.enter_context(pairs.pictures)
-    return loaded, pairs
+    return pairs
 
 
-def _resized(loaded: LoadedMed, px: int) -> LoadedMed:
-    """The same network for pictures of another size."""
-    architecture = _validated(loaded.architecture, {"image": {"size": px}})
-    model = build(architecture)
-    tensors = own_tensors(loaded.model)
-    if "vision.positions" in tensors:
-        tensors["vision.positions"] = loaded.model.vision.positions_for(model.vision.side).detach()
-    load_tensors(model, tensors, "the pre-trained model")
-    return LoadedMed(model, architecture, loaded.tokenizer)
+def _stream(config: PretrainConfig, px: int, seed: int, change: Change | None, stack: ExitStack) -> StreamedPairs:
+    """Pairs of shards that may be more than memory holds."""
+    assert config.web is not None
+    reader = ShardReader(config.web)
+    pairs = StreamedPairs(reader, px, seed=seed, shuffle_rows=config.shuffle_rows, lanes=config.interleave, change=change)
+    stack.callback(pairs.close)
+    return pairs
 
 
-def _tokenizer(config: PretrainConfig, architecture: Architecture, texts: Iterable[str], prompt: str) -> Tokenizer:
-    wanted = architecture.text
-    if config.vocabulary is None:
-        if wanted.vocabulary == "bert":
-            raise ConfigError(
-                f"pretrain.vocabulary: architecture {config.architecture} needs bert-base-uncased's vocab.txt, found null; "
-                "name the file, or write `text.vocabulary: trained` in the architecture"
-            )
-        return Tokenizer.train([prompt, *islice(texts, VOCABULARY_TEXTS)], wanted.vocab_size)
-    tokenizer = Tokenizer.from_vocab(config.vocabulary)
-    if wanted.vocabulary == "bert" and len(tokenizer) != wanted.vocab_size:
-        raise ConfigError(
-            f"pretrain.vocabulary: architecture {config.architecture} expects {wanted.vocab_size} tokens with [DEC] and [ENC], "
-            f"{config.vocabulary} gives {len(tokenizer)}; name the matching file or architecture"
-        )
-    return tokenizer
+def _texts(pairs: PairSet | StreamedPairs) -> Iterable[str]:
+    return pairs.texts(VOCABULARY_TEXTS) if isinstance(pairs, StreamedPairs) else pairs.texts
 
 
-def _fitted(architecture: Architecture, tokenizer: Tokenizer, px: int) -> Architecture:
-    """The architecture with the tokenizer's real size and ids, and the pictures' size."""
-    text = {
-        "vocab_size": len(tokenizer),
-        "pad_id": tokenizer.pad_id,
-        "cls_id": tokenizer.cls_id,
-        "sep_id": tokenizer.sep_id,
-    }
-    return _validated(architecture, {"text": text, "image": {"size": px}})
+def _change(config: OptimConfig, px: int, min_scale: float, seed: int, number: int) -> Change | None:
+    """What makes another picture of each at each visit: drawn from the seed, the source's number and the place in its stream."""
+    if config.augment == "none":
+        return None
 
+    def change(picture: Image.Image, place: int) -> Image.Image:
+        return augment(picture, px, min_scale, np.random.default_rng([seed, number, place]))
 
-def _validated(architecture: Architecture, changes: dict[str, dict[str, int]]) -> Architecture:
-    content = architecture.model_dump()
-    for section, values in changes.items():
-        content[section] |= values
-    try:
-        return type(architecture).model_validate(content)
-    except ValueError as error:
-        raise ConfigError(
-            f"expected an image size and a vocabulary that fit the architecture, found {error}; change them"
-        ) from None
+    return change
 
 
 def _names(config: OptimConfig) -> list[LossName]:
@@ -261,8 +311,17 @@ def _result_settings(config: Section) -> dict[str, object]:
     return config.model_dump(mode="json", include=kept)
 
 
-def _one_worker(workers: int) -> None:
-    if workers > 1:
+def _check_workers(config: OptimConfig, workers: int) -> None:
+    if config.batch_size % (workers * config.accumulate_steps):
         raise ConfigError(
-            f"resources.train.workers: expected 1, found {workers}; several workers come later, with Ray Train. Write 1"
+            f"batch_size: expected a multiple of workers x accumulate_steps, {workers} x {config.accumulate_steps}, found "
+            f"{config.batch_size}. Change one of them"
+        )
+
+
+def _check_contrast(config: OptimConfig, architecture: Architecture, ranks: Ranks) -> None:
+    if ranks.size > 1 and config.negatives == "global" and architecture.image.stem == "conv":
+        raise ConfigError(
+            "negatives: global promises what one worker would learn, but the batch norm of stem: conv sees its own worker's "
+            "pictures. Write negatives: local, or use an architecture with stem: patch"
         )

@@ -1,11 +1,11 @@
 """Pairs from more shards than memory holds, shuffled, each place of the stream a pure function of its number.
 
 Chunks are dealt to lanes; a batch takes one row of each lane in turn. A lane goes through its chunks in another order each time
-round, several chunks at once as a buffer whose rows are shuffled. A resumed run reads the buffers that its step lies in and has the
-same batches; a worker that takes every n-th row reads only its own lanes, where their number is a multiple of n.
+round, several chunks at once as a buffer whose rows are shuffled. A resumed run reads the buffers that its step lies in and
+has the same batches; a worker that takes every n-th row reads only its own lanes, where their number is a multiple of n.
 
-Memory: per lane two buffers (the current one, the next being read) of `shuffle_rows / lanes` rows and at most a chunk more, as encoded
-pictures. Knows nothing of tokens or networks.
+Memory: per lane two buffers (the current one, the next being read) of `shuffle_rows / lanes` rows and at most a chunk more, as
+encoded pictures. Knows nothing of tokens or networks.
 """
 
 import hashlib
@@ -43,7 +43,9 @@ class Reader(Protocol):
 class _Lane:
     """An endless shuffle of the rows of some chunks."""
 
-    def __init__(self, number: int, chunks: Sequence[Chunk], reader: Reader, pool: ThreadPoolExecutor, seed: int, buffer: int) -> None:
+    def __init__(
+        self, number: int, chunks: Sequence[Chunk], reader: Reader, pool: ThreadPoolExecutor, seed: int, buffer: int
+    ) -> None:
         self.rows = sum(chunk.rows for chunk in chunks)
         self._number, self._chunks, self._reader, self._pool, self._seed = number, chunks, reader, pool, seed
         self._buffer = buffer
@@ -107,7 +109,15 @@ class StreamedPairs:
     """
 
     def __init__(
-        self, reader: Reader, size: int, *, seed: int, shuffle_rows: int, lanes: int, threads: int = 2, change: Change | None = None
+        self,
+        reader: Reader,
+        size: int,
+        *,
+        seed: int,
+        shuffle_rows: int,
+        lanes: int,
+        threads: int = 2,
+        change: Change | None = None,
     ) -> None:
         self._reader, self._size, self._seed, self._change = reader, size, seed, change
         self._readers = ThreadPoolExecutor(READERS, "read")
@@ -154,4 +164,6 @@ class StreamedPairs:
                 picture = self._change(picture, place)
             text = texts[int(np.random.default_rng([self._seed, place]).integers(len(texts)))]
             return to_uint8([picture], self._size)[0], image, text
-        raise InputError(f"pretrain.web: expected pictures, found {len(rows)} rows in a row without one ({problem}). Name other shards")
+        raise InputError(
+            f"pretrain.web: expected pictures, found {len(rows)} rows in a row without one ({problem}). Name other shards"
+        )

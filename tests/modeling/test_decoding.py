@@ -12,7 +12,7 @@ from torch import Tensor
 from capfilt.config.decoding import Beam, Greedy, Nucleus
 from capfilt.errors import ConfigError, ContractError
 from capfilt.modeling.decoding import generate, smaller_batch
-from capfilt.modeling.med import MED
+from capfilt.modeling.med import MED, MedDecoder
 from capfilt.modeling.noise import gumbel, seeds_tensor
 from capfilt.modeling.scores import candidates, penalised
 
@@ -202,3 +202,39 @@ def test_lengths_and_seeds_that_cannot_work_are_refused() -> None:
         generate(network, torch.zeros(1, dtype=torch.int64), prompt(1), Greedy(max_length=2, min_length=0))
     with pytest.raises(ContractError, match="seeds"):
         generate(network, torch.arange(2) * 0, prompt(2), Nucleus(), seeds=[[1], [1, 2]])
+
+
+def test_equally_probable_tokens_stay_or_go_together() -> None:
+    scores = torch.tensor([[3.0] * 3 + [1.0] * 300 + [-30.0] * 400])
+    tokens, log_p = candidates(scores, 0.5, None, 1.0)
+    kept = tokens[0][log_p[0] > -torch.inf].tolist()
+    assert sorted(kept) == list(range(303)), "the border lies within 300 equals, beyond the first prefix"
+    assert candidates(scores, 0.05, None, 1.0)[0].tolist()[0] != []
+    assert sorted(candidates(scores, 0.05, None, 1.0)[0][0].tolist()) == [0, 1, 2]
+
+
+def test_a_rows_nucleus_does_not_depend_on_how_far_its_neighbours_reaches() -> None:
+    generator = torch.Generator().manual_seed(0)
+    peaked = (torch.randn(1, 5000, generator=generator) * 4).bfloat16().float()
+    flat = torch.randn(1, 5000, generator=generator) * 0.1
+    alone_tokens, alone = candidates(peaked, 0.9, None, 1.0)
+    tokens, log_p = candidates(torch.cat([peaked, flat]), 0.9, None, 1.0)
+    expected = dict(zip(alone_tokens[0].tolist(), alone[0].tolist(), strict=True))
+    found = {t: p for t, p in zip(tokens[0].tolist(), log_p[0].tolist(), strict=True) if p > -torch.inf}
+    assert found == {t: p for t, p in expected.items() if p > -torch.inf}
+    assert len(found) < 2500 < int((log_p[1] > -torch.inf).sum())
+
+
+@torch.inference_mode()
+def test_images_are_looked_at_without_a_copy_per_caption_or_step(model: MED) -> None:
+    """Keys and values of an image exist once, contiguous: a product with strided ones copies them at every call."""
+    embeds = model.eval().encode_image(torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    decoder = MedDecoder(model)
+    scores, cache = decoder.start(embeds, torch.tensor([[2, 7], [2, 7]]), 5, 16)
+    assert len(scores) == 2
+    before = [x.data_ptr() for pair in (*cache.image_kv, *cache.own) for x in pair]
+    for token in (5, 6):
+        assert decoder.step(torch.full((10,), token), cache).shape[0] == 10
+    assert [x.data_ptr() for pair in (*cache.image_kv, *cache.own) for x in pair] == before
+    assert all(len(x) == 2 and x.is_contiguous() for pair in cache.image_kv for x in pair)
+    assert all(len(x) == 10 and x.shape[2] == 16 for pair in cache.own for x in pair)

@@ -1,4 +1,4 @@
-"""A Q-Former in float64, written from LAVIS' names and the paper alone: one pass over [queries | text] with the mask as a matrix."""
+"""A Q-Former in float64, from LAVIS' names and the paper alone: one pass over [queries | text] with the mask as a matrix."""
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +84,9 @@ class Reference:
         hidden = self.norm(F.gelu(self.linear(states, f"{root}transform.dense")), f"{root}transform.LayerNorm")
         return F.linear(hidden, self.state["Qformer.bert.embeddings.word_embeddings.weight"], self.state[f"{root}decoder.bias"])
 
-    def losses(self, features: Tensor, ids: Tensor, mask: Tensor, images: Tensor, negatives: tuple[Tensor, Tensor]) -> list[Tensor]:
+    def losses(
+        self, features: Tensor, ids: Tensor, mask: Tensor, images: Tensor, negatives: tuple[Tensor, Tensor]
+    ) -> list[Tensor]:
         """ITC, ITM, ITG by the formulas, with these negatives."""
         n = len(ids)
         image, text = self.image_features(features), self.text_features(ids, mask)

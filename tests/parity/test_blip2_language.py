@@ -1,4 +1,4 @@
-"""Stage 2 against transformers' Blip2ForConditionalGeneration with OPT, GPT-2 and T5, tiny random weights; and the folders of both."""
+"""Stage 2 against transformers' Blip2ForConditionalGeneration with OPT, GPT-2 and T5, tiny random weights; and its folders."""
 
 import json
 from pathlib import Path

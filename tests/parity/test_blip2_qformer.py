@@ -17,7 +17,8 @@ from capfilt.modeling.qformer import QFormer, QFormerDecoder
 
 transformers = pytest.importorskip("transformers")
 _spec = importlib.util.spec_from_file_location("blip2_reference", Path(__file__).with_name("blip2_reference.py"))
-assert _spec is not None and _spec.loader is not None
+assert _spec is not None
+assert _spec.loader is not None
 _module = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_module)
 Reference = _module.Reference

@@ -203,6 +203,14 @@ def test_what_is_no_coca_and_what_cannot_be_known_are_refused() -> None:
         CoCa.from_original(state, SHAPES[0].settings() | {"colour": 3})
 
 
+@pytest.mark.parametrize(
+    "change", [{"image": {"style": "vit"}}, {"multimodal": {"self_mlp": False}}, {"pooler": {"norm": "after"}}]
+)
+def test_a_layout_that_open_clip_has_not_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="open_clip's layout"):
+        CoCa.from_original(random_state(SHAPES[3]), SHAPES[3].settings() | change)
+
+
 @torch.inference_mode()
 def test_another_image_size_interpolates_the_positions() -> None:
     state = random_state(SHAPES[0])

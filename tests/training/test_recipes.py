@@ -101,9 +101,11 @@ def test_captioner_and_filter_go_on_from_the_pretrained_model(run, tmp_path, hum
     assert {"lm", "loss"} <= json.loads((tmp_path / "tc" / "log.jsonl").read_text()).keys()
 
 
-def test_several_workers_are_refused_before_any_work(run, tmp_path):
-    with pytest.raises(ConfigError, match="several workers come later, with Ray Train"):
+def test_a_batch_that_workers_and_parts_do_not_divide_is_refused_before_any_work(run, tmp_path):
+    with pytest.raises(ConfigError, match="workers x accumulate_steps, 2 x 1, found 5"):
         run(workers=2)
+    with pytest.raises(ConfigError, match="workers x accumulate_steps, 1 x 2, found 5"):
+        run(changes={"accumulate_steps": 2})
     assert not (tmp_path / "t").exists()
 
 
@@ -115,8 +117,3 @@ def test_an_architecture_for_berts_vocabulary_wants_one(run, tmp_path, architect
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
     with pytest.raises(ConfigError, match="expects 80 tokens"):
         run(changes={"vocabulary": str(vocabulary)})
-
-
-def test_published_initial_weights_are_refused_as_not_there_yet(run):
-    with pytest.raises(ConfigError, match=r"pretrain\.init"):
-        run(changes={"init": {"image": "vit", "text": None}})

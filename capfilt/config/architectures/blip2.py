@@ -32,7 +32,7 @@ _SHARED_WITH_BERT = (
 class Blip2Image(VisionConfig):
     """The frozen image encoder: a ViT, of which all tokens are used."""
 
-    layers: Annotated[int, Field(ge=0)]  # type: ignore[assignment]
+    layers: Annotated[int, Field(ge=0)]
     """0: no encoder here; pictures come as features [tokens, width] of one elsewhere."""
     final_norm: bool = True
     """Whether the encoder itself ends in a norm (a MED's does, EVA's does not), before the one that learns."""
