@@ -132,8 +132,8 @@ def make_plan(
     Raises:
         InputError: If the index has no row.
     """
-    chunks = make_chunks(pipeline.read, index, limit, pipeline.output)
-    if not chunks:
+    chunks = () if pipeline.read is None else make_chunks(pipeline.read, index, limit, pipeline.output)
+    if pipeline.read is not None and not chunks:
         found = f"{len(index)} file(s) with 0 rows" if index else "no file"
         raise InputError(
             f"read.paths: expected rows, found {found} at {', '.join(pipeline.read.paths)}. Name files with at least one row"
@@ -147,7 +147,7 @@ def make_plan(
         files=tuple(index),
         chunks=chunks,
         stages=plan_stages(pipeline, len(chunks), done or {}),
-        columns=_columns(pipeline.read, index),
+        columns={} if pipeline.read is None else _columns(pipeline.read, index),
         resources=pipeline.resources.model_dump(mode="json"),
         notes=tuple(notes),
     )
@@ -204,12 +204,16 @@ def plan_stages(pipeline: Pipeline, chunks: int, done: Mapping[str, int]) -> tup
         planned = PlannedStage(number, name, UNITS.get(name, name), reads, writes, total)
         return PlannedStage(number, name, planned.unit, reads, writes, total, min(total, done.get(planned.unit_label, 0)))
 
-    stages = [stage(None, "read", "chunks of the input", "pool/", chunks), stage(None, "download", "url", "pool/", chunks)]
-    stages.append(stage(None, "screen", "image, text", "pool/", chunks))
+    stages: list[PlannedStage] = []
+    if pipeline.read is not None:
+        stages += [stage(None, "read", "chunks of the input", "pool/", chunks), stage(None, "download", "url", "pool/", chunks)]
+        stages.append(stage(None, "screen", "image, text", "pool/", chunks))
     first = 0 if pipeline.has_round_0 else 1
     for number in range(first, pipeline.rounds + 1):
         folder = f"round-{number}"
         web = f"{folder}/dataset" if number and pipeline.write is not None else "pool"
+        if pipeline.pretrain is not None and pipeline.pretrain.web is not None:
+            web = "pretrain.web"
         has = {name: getattr(pipeline, name) is not None and (number > 0 or name in FIRST_TRAINING) for name in ROUND_STAGES}
         table = {
             "caption": ("pool: image", f"{folder}/candidates/", chunks),

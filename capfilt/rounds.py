@@ -148,7 +148,7 @@ def _begin(pipeline: Pipeline, limit: int | None, progress: RunProgress, command
             if not is_there:
                 scratch.send("miniweb")
     with steps.timed("index"):
-        found = index.scan(pipeline.read, index.load(output))
+        found = [] if pipeline.read is None else index.scan(pipeline.read, index.load(output))
         for file in found:
             if file.problem is not None:
                 progress.note(f"{file.path} {file.problem}")
@@ -169,6 +169,12 @@ class _Line:
 
     def go(self) -> Iterator[str]:
         context, pipeline = self.context, self.context.pipeline
+        if pipeline.read is None:
+            yield from train(context, 1, web=(), web_kind="pool", web_key="", scored=None, keys={})
+            self._note_primary(1)
+            self._report()
+            yield "report"
+            return
         job, pool = self._pool()
         yield "pool"
         pool_files = context.chunk_files("pool", pool.chunk_ids)
@@ -188,12 +194,16 @@ class _Line:
                     shards = files.listing(context.round_path(number, "dataset", "parquet"), suffix=".parquet")
                     web, kind, web_key = tuple(shards), "dataset", keys["write"]
             yield from train(context, number, web=web, web_kind=kind, web_key=web_key, scored=scored, keys=keys)
-            metrics = files.get_json(context.round_path(number, "metrics.json")) or {}
-            value = (metrics.get("primary") or {}).get("value")
-            if value is not None and "evaluate" in keys:
-                self.result.primary[number] = value
+            if "evaluate" in keys:
+                self._note_primary(number)
         self._report()
         yield "report"
+
+    def _note_primary(self, number: int) -> None:
+        metrics = files.get_json(self.context.round_path(number, "metrics.json")) or {}
+        value = (metrics.get("primary") or {}).get("value")
+        if value is not None:
+            self.result.primary[number] = value
 
     def _pool(self) -> tuple[Job, Passed]:
         context, pipeline = self.context, self.context.pipeline

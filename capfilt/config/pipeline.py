@@ -27,7 +27,7 @@ class Pipeline(Section):
     output: str = operational()
     rounds: Positive = 1
     miniweb: MiniwebConfig | None = None
-    read: ReadConfig
+    read: ReadConfig | None = None  # null: a run that only trains, on shards (`pretrain.web`) or from a model (`finetune.start`)
     download: DownloadConfig = DownloadConfig()
     screen: ScreenConfig = ScreenConfig()
     caption: CaptionConfig | None = None
@@ -54,8 +54,10 @@ class Pipeline(Section):
             ("dedup", "filter"),
             ("select", "filter"),
             ("write", "select"),
-            ("finetune", "pretrain"),
         ]
+        self._only_training_goes_without_read()
+        if self.finetune is not None and self.pretrain is None and self.finetune.start is None:
+            raise ValueError("section `finetune` builds on `pretrain` or on `finetune.start`; found neither. Add one")
         for section, needed in needs:
             if getattr(self, section) is not None and getattr(self, needed) is None:
                 raise ValueError(
@@ -71,9 +73,10 @@ class Pipeline(Section):
                 f"rounds: {self.rounds} needs `pretrain` and `finetune`, which make the next round's models; found none. "
                 "Add them or write rounds: 1"
             )
-        if self.evaluate is not None and self.pretrain is None:
-            raise ValueError("section `evaluate` measures what `pretrain` made; found no `pretrain` section. Add it")
-        self.screen.require_columns(self.read.keep_columns)
+        if self.evaluate is not None and self.pretrain is None and self.finetune is None:
+            raise ValueError("section `evaluate` measures what was trained; found no `pretrain` or `finetune` section. Add one")
+        if self.read is not None:
+            self.screen.require_columns(self.read.keep_columns)
         captioner = self.caption.captioner if self.caption else None
         scorer = self.filter.filter if self.filter else None
         if isinstance(captioner, MedModel) and isinstance(scorer, MedModel) and captioner.checkpoint == scorer.checkpoint:
@@ -82,3 +85,19 @@ class Pipeline(Section):
                 "captioner (BLIP Table 4: 8 % instead of 25 % noise found). Name another checkpoint for one of them"
             )
         return self
+
+    def _only_training_goes_without_read(self) -> None:
+        if self.read is not None:
+            return
+        found = [name for name in ("miniweb", "caption") if getattr(self, name) is not None]
+        if found or (self.pretrain is None and self.finetune is None):
+            what = f"the section `{found[0]}`" if found else "no training either"
+            raise ValueError(
+                f"expected a `read` section, found none and {what}. Add `read`, or train on shards with `pretrain.web`"
+            )
+        if self.pretrain is not None and self.pretrain.web is None and self.pretrain.mix.web > 0:
+            raise ValueError(
+                "pretrain.web: expected shards to train on where there is no `read`, found null. Name them, or add `read`"
+            )
+        if self.rounds > 1:
+            raise ValueError(f"rounds: expected 1 where there is no `read`, found {self.rounds}. Write 1")

@@ -109,7 +109,9 @@ class PretrainConfig(OptimConfig):
     @model_validator(mode="after")
     def _human_pairs_are_there(self) -> Self:
         if self.human is None and self.mix.human > 0:
-            raise ValueError(f"human: expected the file of human pairs for mix.human {self.mix.human}, found null. Name it, or mix 0")
+            raise ValueError(
+                f"human: expected the file of human pairs for mix.human {self.mix.human}, found null. Name it, or mix 0"
+            )
         return self
 
 

@@ -48,7 +48,7 @@ class Job:
     @property
     def downloads_in_flight(self) -> int:
         """Chunks one download worker has at work: a chunk must not wait for its slowest URL."""
-        return 4 if self.pipeline.read.rows_per_chunk <= 1024 else 2
+        return 4 if self.pipeline.read is None or self.pipeline.read.rows_per_chunk <= 1024 else 2
 
 
 def build_stage(name: StageName, job: Job) -> RowStage:

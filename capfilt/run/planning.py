@@ -56,6 +56,8 @@ def done_files(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> dict[str, 
 
 def _inputs(pipeline: Pipeline, notes: list[str]) -> list[InputFile]:
     """The index as `scan` gives it; of a small web that is not built yet, as it will be."""
+    if pipeline.read is None:
+        return []
     web = files.join(pipeline.output, "miniweb", "web.parquet")
     if pipeline.miniweb is None or files.exists(web) or pipeline.read.paths != [web]:
         found = index.scan(pipeline.read, index.load(pipeline.output))

@@ -57,7 +57,7 @@ def _check_files(pipeline: Pipeline, ahead: set[str]) -> None:
 def _named_files(pipeline: Pipeline, ahead: set[str]) -> Iterator[tuple[str, str]]:
     if pipeline.dedup is not None and "dedup" in ahead:
         yield from ((f"dedup.decontaminate.{i}", path) for i, path in enumerate(pipeline.dedup.decontaminate))
-    if pipeline.pretrain is not None and "pretrain" in ahead:
+    if pipeline.pretrain is not None and pipeline.pretrain.human is not None and "pretrain" in ahead:
         yield "pretrain.human", pipeline.pretrain.human
     if pipeline.finetune is not None and "finetune" in ahead:
         yield "finetune.human", pipeline.finetune.human
@@ -78,6 +78,7 @@ def _check_gpus(pipeline: Pipeline, ahead: set[str]) -> None:
     }
     if ahead & set(TRAINING_STAGES):
         asked["resources.train.gpus"] = resources.train.gpus
+        _check_workers(pipeline)
     asked = {setting: gpus for setting, gpus in asked.items() if gpus > 0}
     if not asked:
         return
@@ -94,6 +95,16 @@ def _check_gpus(pipeline: Pipeline, ahead: set[str]) -> None:
         raise ConfigError(
             f"resources: expected at most the {found} GPU(s) of this machine, found {_listed(together)} (gpus x actors), which "
             f"would wait for ever. Lower {_settings(together)}, or their actors; a share such as 0.5 puts two actors on one GPU"
+        )
+
+
+def _check_workers(pipeline: Pipeline) -> None:
+    """Workers are processes of this machine, whichever executor the line has."""
+    resources = pipeline.resources
+    if resources.train.workers > 1 and resources.executor == "ray" and resources.ray.address != "local":
+        raise ConfigError(
+            f"resources.train.workers: expected 1 with a Ray cluster, found {resources.train.workers}; several workers train on this "
+            "machine only. Write 1, or train with resources.executor: local on the machine that has the GPUs"
         )
 
 

@@ -13,7 +13,7 @@ from capfilt.config.round import CustomModel
 from capfilt.run import files
 from capfilt.run.context import Context
 from capfilt.run.decide import Scored
-from capfilt.run.steps import key_of
+from capfilt.run.steps import key_of, model_identity
 
 MODEL_FILES = ("model.safetensors", "architecture.yaml", "tokenizer.json")
 
@@ -39,7 +39,11 @@ def train(
     pipeline, settings = context.pipeline, context.plan.settings
     folder = f"round-{number}"
     if pipeline.pretrain is not None:
-        keys["pretrain"] = key_of("pretrain", web_key, settings["pretrain"], pipeline.seed, _identity(pipeline.pretrain.human))
+        human = pipeline.pretrain.human
+        of_web = web_key if pipeline.pretrain.web is None else ""  # then the round's own pairs are not what it learns from
+        keys["pretrain"] = key_of(
+            "pretrain", of_web, settings["pretrain"], pipeline.seed, None if human is None else _identity(human)
+        )
         _model_step(
             context, number, "pretrain", keys["pretrain"], ("pretrained",), lambda: _pretrain(context, number, web, web_kind)
         )
@@ -47,8 +51,10 @@ def train(
 
     if pipeline.finetune is not None:
         prompt = None if pipeline.caption is None else pipeline.caption.prompt
-        keys["finetune"] = key_of("finetune", keys["pretrain"], settings["finetune"], prompt, _identity(pipeline.finetune.human))
-        _model_step(context, number, "finetune", keys["finetune"], ("captioner", "filter"), lambda: _finetune(context, number))
+        start = pipeline.finetune.start
+        made_of = keys["pretrain"] if start is None else model_identity(start)
+        keys["finetune"] = key_of("finetune", made_of, settings["finetune"], prompt, _identity(pipeline.finetune.human))
+        _model_step(context, number, "finetune", keys["finetune"], pipeline.finetune.models, lambda: _finetune(context, number))
         yield f"{folder}/finetune"
 
     if pipeline.evaluate is not None:
@@ -102,34 +108,36 @@ def _finetune(context: Context, number: int) -> None:
 
     config = context.pipeline.finetune
     assert config is not None
-    start = context.scratch.fetch(f"round-{number}", "models", "pretrained")
-    with _training(context, number, "captioner", "captioner", config.captioner.steps) as (out, work, on_step):
-        finetune_captioner(
-            config.captioner,
-            human=config.human,
-            image_px=config.image_px,
-            start=start,
-            out=out,
-            work=work,
-            seed=context.pipeline.seed,
-            device=_device(context),
-            workers=context.pipeline.resources.train.workers,
-            prompt=_prompt(context),
-            on_step=on_step,
-        )
-    with _training(context, number, "filter", "filter", config.filter.steps) as (out, work, on_step):
-        finetune_filter(
-            config.filter,
-            human=config.human,
-            image_px=config.image_px,
-            start=start,
-            out=out,
-            work=work,
-            seed=context.pipeline.seed,
-            device=_device(context),
-            workers=context.pipeline.resources.train.workers,
-            on_step=on_step,
-        )
+    start = config.start or context.scratch.fetch(f"round-{number}", "models", "pretrained")
+    if config.captioner is not None:
+        with _training(context, number, "captioner", "captioner", config.captioner.steps) as (out, work, on_step):
+            finetune_captioner(
+                config.captioner,
+                human=config.human,
+                image_px=config.image_px,
+                start=start,
+                out=out,
+                work=work,
+                seed=context.pipeline.seed,
+                device=_device(context),
+                workers=context.pipeline.resources.train.workers,
+                prompt=_prompt(context),
+                on_step=on_step,
+            )
+    if config.filter is not None:
+        with _training(context, number, "filter", "filter", config.filter.steps) as (out, work, on_step):
+            finetune_filter(
+                config.filter,
+                human=config.human,
+                image_px=config.image_px,
+                start=start,
+                out=out,
+                work=work,
+                seed=context.pipeline.seed,
+                device=_device(context),
+                workers=context.pipeline.resources.train.workers,
+                on_step=on_step,
+            )
 
 
 def _evaluate(context: Context, number: int, scored: Scored | None) -> None:
@@ -137,7 +145,9 @@ def _evaluate(context: Context, number: int, scored: Scored | None) -> None:
 
     pipeline = context.pipeline
     assert pipeline.evaluate is not None
-    names = ("pretrained", "captioner", "filter") if pipeline.finetune is not None else ("pretrained",)
+    names = (("pretrained",) if pipeline.pretrain is not None else ()) + (
+        pipeline.finetune.models if pipeline.finetune is not None else ()
+    )
     selected = scored is not None and pipeline.select is not None
     with context.progress.stage(f"round {number} evaluate", 1, "") as shown:
         measured = evaluate(

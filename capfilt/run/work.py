@@ -90,7 +90,9 @@ class PoolWork:
         def make() -> Footer:
             from capfilt.stages.read import read_chunk
 
-            job, read = self._job, read_chunk(chunk, self._job.pipeline.read)
+            job, source = self._job, self._job.pipeline.read
+            assert source is not None  # there would be no chunk
+            read = read_chunk(chunk, source)
             if job.again is None:
                 table = self._stages(read)
             else:

@@ -127,7 +127,7 @@ def finetune_captioner(
     human: str,
     image_px: int | None = None,
     *,
-    start: Path,
+    start: Path | str,
     out: Path,
     work: Path,
     seed: int,
@@ -165,7 +165,7 @@ def finetune_filter(
     human: str,
     image_px: int | None = None,
     *,
-    start: Path,
+    start: Path | str,
     out: Path,
     work: Path,
     seed: int,
@@ -250,7 +250,7 @@ def _train_and_save(
 
 def _start(
     config: OptimConfig,
-    start: Path,
+    start: Path | str,
     human: str,
     image_px: int | None,
     work: Path,
