@@ -222,12 +222,22 @@ def plan_stages(pipeline: Pipeline, chunks: int, done: Mapping[str, int]) -> tup
             "select": ("candidates: captions; dedup", f"{folder}/selection/", 1),
             "write": ("selection; pool: image", f"{folder}/dataset/", 1),
             "pretrain": (f"{web}; human pairs", f"{folder}/models/pretrained", 1),
-            "finetune": ("models/pretrained; human pairs", f"{folder}/models/{{captioner,filter}}", 1),
+            "finetune": (f"{_start(pipeline)}; human pairs", f"{folder}/models/{_made(pipeline)}", 1),
             "evaluate": ("models; held-out pairs", f"{folder}/metrics.json", 1),
         }
         stages += [stage(number, name, *table[name]) for name in ROUND_STAGES if has[name]]
     stages.append(stage(None, "report", "everything above", "report.html"))
     return tuple(stages)
+
+
+def _start(pipeline: Pipeline) -> str:
+    given = pipeline.finetune.start if pipeline.finetune is not None else None
+    return given or "models/pretrained"
+
+
+def _made(pipeline: Pipeline) -> str:
+    models = pipeline.finetune.models if pipeline.finetune is not None else ()
+    return "{" + ",".join(models) + "}" if len(models) > 1 else "".join(models)
 
 
 def find_stage(stages: Sequence[PlannedStage], name: str, option: str) -> int:

@@ -45,7 +45,8 @@ class RunResult:
 
     def __str__(self) -> str:
         rows = sum(self.counts.values())
-        lines = [f"{self.output}: {self.counts.get('ok', 0):,} of {rows:,} rows have a usable picture"]
+        pictures = f"{self.counts.get('ok', 0):,} of {rows:,} rows have a usable picture" if rows else "trained, without a pool"
+        lines = [f"{self.output}: {pictures}"]
         lines += [f"round {number}: primary {value:.4f}" for number, value in sorted(self.primary.items())]
         if self.left_out:
             again = f"capfilt retry {shlex.quote(self.output)} --quarantined"

@@ -68,7 +68,7 @@ class OptimConfig(Section):
     """Compute each block's activations again in the backward pass instead of keeping them: less memory, about a third more time,
     the same weights."""
     augment: Literal["none", "blip"] = "none"
-    """blip: a random crop (of at least 0.2 of the area in `pretrain`, 0.5 in `finetune`), mirroring, and two of ten further changes.
+    """blip: a random crop (at least 0.2 of the area in `pretrain`, 0.5 in `finetune`), mirroring, and two of ten further changes.
     none: the whole picture; a mirrored one belies a text that says left."""
     negatives: Literal["local", "global"] = "local"
     """With several workers, whom a pair is contrasted with and its ITM negatives come from. local: its own worker's pairs and the

@@ -1,11 +1,11 @@
 """SOHO, seeing out of the box: pictures and texts end to end through one cross-modal transformer (arXiv:2104.03135).
 
-A trainable ResNet, 1x1 convolution and 2x2 max pooling give features; the visual dictionary turns them into visual tokens with 2-D
-sine positions; text tokens and visual tokens then run through one BERT together. Gives dictionary indices, ITM, MLM and MVM logits
-and, on request, the losses it is trained with; knows nothing of optimisers, tokenising or files.
+A trainable ResNet, 1x1 convolution and 2x2 max pooling give features; the visual dictionary turns them into visual tokens with
+2-D sine positions; text tokens and visual tokens then run through one BERT together. Gives dictionary indices, ITM, MLM and MVM
+logits and, on request, the losses it is trained with; knows nothing of optimisers, tokenising or files.
 
-Axes at the end of tensor names: B images, R texts (rows), T text tokens, N visual tokens, S both (text first), D width of features,
-tokens and states, H and W positions of the grid, K codes, V vocabulary, C channels, X and Y pixels.
+Axes at the end of tensor names: B images, R texts (rows), T text tokens, N visual tokens, S both (text first), D width of
+features, tokens and states, H and W positions of the grid, K codes, V vocabulary, C channels, X and Y pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,8 +67,8 @@ class CrossModalTransformer(nn.Module):
 
 
 class SOHO(nn.Module):
-    """Text ids are the tokenizer's: [CLS] ... [SEP], padded right. `visible` says which positions of the grid are no padding; None
-    is all of them, as with square pictures."""
+    """Text ids are the tokenizer's: [CLS] ... [SEP], padded right. `visible_BHW` says which positions of the grid are no padding;
+    None is all of them, as with square pictures."""
 
     def __init__(self, config: SohoArchitecture) -> None:
         super().__init__()
@@ -88,12 +88,12 @@ class SOHO(nn.Module):
         """A SOHO in evaluation mode with the weights of the original code (researchmm/soho).
 
         Args:
-            state_dict: That of SOHOSingleStreamPre under its own names (`backbone.*`, `neck.*`, `language.bert.*`, `head.*`), bare or
-                under `state_dict` or `model`, with or without `module.`.
-            config: What shapes do not say; None takes the published configuration (heads of 64, erf GELU, dropout 0.1, averages of
-                counts with decay 0.4, unused codes fade, probability 0.015 of masking one code per batch, stem and first stage
-                frozen). A SohoArchitecture, the name or path of an architecture YAML, or a dictionary of either's fields or of the
-                original's own (`neck: {decay: ..., mask_prob: ...}`, `language: {num_attention_heads: ...}`, ...).
+            state_dict: That of SOHOSingleStreamPre under its own names (`backbone.*`, `neck.*`, `language.bert.*`, `head.*`),
+                bare or under `state_dict` or `model`, with or without `module.`.
+            config: What shapes do not say; None takes the published configuration (heads of 64, erf GELU, dropout 0.1, averages
+                of counts with decay 0.4, unused codes fade, probability 0.015 of masking one code per batch, stem and first
+                stage frozen). A SohoArchitecture, the name or path of an architecture YAML, or a dictionary of either's fields
+                or of the original's own (`neck: {decay: ..., mask_prob: ...}`, `language: {num_attention_heads: ...}`, ...).
 
         Raises:
             CheckpointError: If tensors are missing, unexpected or of another shape: all are listed.

@@ -1,7 +1,7 @@
-"""Checkpoints of the original SOHO code (researchmm/soho), and ImageNet weights for its trunk: their names in, ours out; and back.
+"""Checkpoints of the original SOHO code (researchmm/soho), ImageNet weights for its trunk: their names in, ours out; and back.
 
-What shapes do not say (heads, norms, decay, probabilities, frozen stages) is that of the published configuration unless the caller
-says otherwise.
+What shapes do not say (heads, norms, decay, probabilities, frozen stages) is that of the published configuration unless the
+caller says otherwise.
 """
 
 from collections.abc import Iterable, Mapping
@@ -61,7 +61,7 @@ _PREFIXES = {  # longest first
 _WORDS = "language.bert.embeddings.word_embeddings.weight"
 _TIED = "mask_l_fc.weight"
 """The original's second name of the word embedding."""
-_SETTINGS = {  # the original's settings that shapes do not show
+_SETTINGS: dict[str, dict[str, tuple[str | None, str]]] = {  # the original's settings that shapes do not show
     "backbone": {"frozen_stages": ("image", "frozen_stages")},
     "neck": {"decay": ("dictionary", "decay"), "mask_prob": (None, "mvm_probability")},
     "language": {
@@ -110,7 +110,7 @@ def to_original(model: SOHO) -> dict[str, Tensor]:
 def load_trunk(model: SOHO, content: Mapping[str, Any]) -> None:
     """See `SOHO.load_trunk`."""
     theirs = {name: tensor for name, tensor in _tensors(content, "ImageNet weights").items() if name not in CLASSIFIER}
-    names = {name: (name,) for name in own_tensors(model.trunk)}
+    names: Names = {name: (name,) for name in own_tensors(model.trunk)}
     _load(theirs, model.trunk, names, "a ResNet of this size", "ImageNet weights")
 
 
@@ -182,8 +182,8 @@ def _architecture(
         fields[section] = {**found[section], **told.get(section, {})}
     if "heads" not in fields["text"]:
         raise CheckpointError(
-            f"{source}: expected text.heads in the configuration, found none, and a width of {fields['text']['width']} does not say "
-            "it (BERT: heads of 64). Give text: {heads: ...}"
+            f"{source}: expected text.heads in the configuration, found none, and a width of {fields['text']['width']} does not "
+            "say it (BERT: heads of 64). Give text: {heads: ...}"
         )
     fields["max_text_length"] = min(fields["max_text_length"], fields["text"]["max_positions"])
     try:

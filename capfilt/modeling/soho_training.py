@@ -72,14 +72,10 @@ def draw_choices(
     locations_B, chosen_B = torch.zeros(pairs, dtype=torch.int64), torch.zeros(pairs, dtype=torch.bool)
     if "mvm" in names:
         locations_B, chosen_B = _draw_locations(visible_BHW.flatten(1).cpu(), config, generator)
-    return Choices(
-        ids_BT, mask_BT, words_BT, *(x.to(device, non_blocking=True) for x in (matches_B, locations_B, chosen_B))
-    )
+    return Choices(ids_BT, mask_BT, words_BT, *(x.to(device, non_blocking=True) for x in (matches_B, locations_B, chosen_B)))
 
 
-def mask_words(
-    ids_BT: Tensor, mask_BT: Tensor, config: SohoArchitecture, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def mask_words(ids_BT: Tensor, mask_BT: Tensor, config: SohoArchitecture, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Ids to read, and labels: the word at the positions to be predicted, `IGNORED` elsewhere. [CLS] and [SEP] stay."""
     text = config.text
     noise_2BT = torch.rand((2, *ids_BT.shape), generator=generator)
@@ -115,9 +111,7 @@ def losses_of(
     masked_BN = same_code(indices_BN, visible_BN, choices.locations_B, choices.chosen_B)
     tokens_BND = model.visual_tokens(features_BDHW, indices_BN, visible_BHW=visible_BHW, masked_BN=masked_BN)
     is_matching_alone = set(names) == {"itm"}
-    states_BSD = model.states(
-        choices.ids_BT, choices.mask_BT, tokens_BND, visible_BHW=visible_BHW, first_only=is_matching_alone
-    )
+    states_BSD = model.states(choices.ids_BT, choices.mask_BT, tokens_BND, visible_BHW=visible_BHW, first_only=is_matching_alone)
     found: dict[str, Tensor] = {}
     length = choices.ids_BT.shape[1]
     if "mlm" in names:

@@ -2,8 +2,8 @@
 
 Knows nothing of texts, of losses or of what made the features.
 
-Axes at the end of tensor names: B images, C channels of the trunk, D width of features, codes and tokens, H and W positions of the
-grid, N all of them (row by row), M features in any order, K codes.
+Axes at the end of tensor names: B images, C channels of the trunk, D width of features, codes and tokens, H and W positions of
+the grid, N all of them (row by row), M features in any order, K codes.
 """
 
 import math
@@ -126,6 +126,7 @@ class VisualEmbedding(nn.Module):
             codes_MD = self.line_after(codes_MD)
         batch, width, height, across = features_BDHW.shape
         codes_BDHW = codes_MD.view(batch, height, across, width).permute(0, 3, 1, 2)
+        mixed_BDHW: Tensor
         match self.config.mix:
             case "gate":
                 assert self.gate is not None
@@ -154,7 +155,7 @@ def sine_positions(visible_BHW: Tensor, width: int) -> Tensor:
     As DETR's: the first row is 2 pi / rows, the last 2 pi; sines and cosines alternate.
     """
     half = width // 2
-    wavelength = 10_000.0 ** (2 * torch.arange(half // 2, dtype=torch.float32, device=visible_BHW.device) / half)
+    wavelength = torch.pow(10_000.0, 2 * torch.arange(half // 2, dtype=torch.float32, device=visible_BHW.device) / half)
 
     def one_axis(axis: int) -> Tensor:
         place_BHW = visible_BHW.float().cumsum(axis)

@@ -103,8 +103,8 @@ def _check_workers(pipeline: Pipeline) -> None:
     resources = pipeline.resources
     if resources.train.workers > 1 and resources.executor == "ray" and resources.ray.address != "local":
         raise ConfigError(
-            f"resources.train.workers: expected 1 with a Ray cluster, found {resources.train.workers}; several workers train on this "
-            "machine only. Write 1, or train with resources.executor: local on the machine that has the GPUs"
+            f"resources.train.workers: expected 1 with a Ray cluster, found {resources.train.workers}; several workers train on "
+            "one machine only. Write 1, or train with resources.executor: local on the machine that has the GPUs"
         )
 
 

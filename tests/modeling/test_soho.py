@@ -73,9 +73,7 @@ def test_position_0_alone_is_position_0_of_all(model: SOHO, make_batch: Make) ->
     embeds = model.encode_image(batch.pixels_BCHW)
     states = model.states(batch.ids_BT, batch.mask_BT, embeds)
     assert states.shape == (5, 8 + 4, 16)
-    torch.testing.assert_close(
-        model.states(batch.ids_BT, batch.mask_BT, embeds, first_only=True), states[:, :1], **CLOSE
-    )
+    torch.testing.assert_close(model.states(batch.ids_BT, batch.mask_BT, embeds, first_only=True), states[:, :1], **CLOSE)
     torch.testing.assert_close(model.itm_logits(batch.ids_BT, batch.mask_BT, embeds), model.match(states[:, 0]), **CLOSE)
     assert model.mlm_logits(batch.ids_BT, batch.mask_BT, embeds).shape == (5, 8, 40)
     assert model.mvm_logits(batch.ids_BT, batch.mask_BT, embeds).shape == (5, 4, 6)
@@ -254,7 +252,12 @@ def test_the_trunk_waits_and_everything_else_learns(make_batch: Make) -> None:
             assert not any(name.startswith("trunk.") for name in changed)
         else:
             assert {"trunk.conv1.weight", "trunk.bn1.running_mean", "trunk.layer2.0.conv1.weight"} <= changed
-        assert {"visual.dictionary.codes_KD", "visual.projection.conv.weight", "visual.gate.conv.weight", "visual.mask"} <= changed
+        assert {
+            "visual.dictionary.codes_KD",
+            "visual.projection.conv.weight",
+            "visual.gate.conv.weight",
+            "visual.mask",
+        } <= changed
         assert {"visual.line_after.weight", "itm_head.weight", "transformer.layers.1.feed_forward.mlp.up.weight"} <= changed
 
 

@@ -42,7 +42,9 @@ def test_bfloat16_autocast_does_not_change_the_index() -> None:
     dictionary, features = make(), batch(1, 200)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(dictionary.indices(features), dictionary.indices(features.clone()))
-    assert dictionary.indices(features).tolist() == nearest(features.double().numpy(), dictionary.codes_KD.double().numpy()).tolist()
+    assert (
+        dictionary.indices(features).tolist() == nearest(features.double().numpy(), dictionary.codes_KD.double().numpy()).tolist()
+    )
 
 
 def test_the_code_goes_forward_and_the_gradient_passes_through() -> None:

@@ -423,7 +423,7 @@ def test_all_that_does_not_fit_is_listed() -> None:
 
 
 def test_what_cannot_be_a_soho_is_told() -> None:
-    with pytest.raises(CheckpointError, match="expected text.heads"):
+    with pytest.raises(CheckpointError, match=r"expected text\.heads"):
         SOHO.from_original(make())
     with pytest.raises(CheckpointError, match=r"neck\.vq\.embed of 2 axes, found none"):
         SOHO.from_original({name: x for name, x in make().items() if name != "neck.vq.embed"}, told())

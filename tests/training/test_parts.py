@@ -141,6 +141,10 @@ def test_the_setting_reaches_the_loop(setting, tmp_path, monkeypatch):
     monkeypatch.setattr("capfilt.training.loop.checkpointed", watched)
     for wanted in (True, False):
         train(
-            MedCaptionerFinetuning(model), batches, asked(steps=1, checkpoint_activations=wanted), work=tmp_path / str(wanted), seed=1
+            MedCaptionerFinetuning(model),
+            batches,
+            asked(steps=1, checkpoint_activations=wanted),
+            work=tmp_path / str(wanted),
+            seed=1,
         )
     assert seen == [True, False]

@@ -1,6 +1,7 @@
 """Two processes train together over gloo."""
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from capfilt.config.train import Losses, Mix, OptimConfig, PretrainConfig
 from capfilt.errors import CapfiltError, ConfigError, InputError
 from capfilt.modeling.weights import load_model
-from capfilt.training import WebPairs, finetune_filter, pretrain
+from capfilt.training import WebPairs, finetune_filter, pretrain, workers
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def plain_architecture(architecture_file):
 
 @pytest.fixture
 def make(tmp_path, pool_file, human_file, plain_architecture):
-    def run(name: str, workers: int, changes: dict[str, Any] | None = None, **options: Any) -> Any:
+    def run(name: str, count: int, changes: dict[str, Any] | None = None, **options: Any) -> Any:
         values = {
             "architecture": str(plain_architecture),
             "mix": Mix(web=0.5, human=0.5),
@@ -36,7 +37,7 @@ def make(tmp_path, pool_file, human_file, plain_architecture):
         }
         out, work = tmp_path / name, tmp_path / f"{name}-work"
         web = WebPairs((pool_file,), "pool")
-        pretrain(PretrainConfig(**values), web=web, out=out, work=work, seed=1, device="cpu", workers=workers, **options)
+        pretrain(PretrainConfig(**values), web=web, out=out, work=work, seed=1, device="cpu", workers=count, **options)
         return out, json.loads((work / "log.jsonl").read_text().splitlines()[-1])
 
     return run
@@ -50,10 +51,10 @@ def test_with_global_negatives_two_workers_have_the_loss_of_one(make, tmp_path, 
         losses=Losses(itc=1, itm=1), steps=10, batch_size=8, lr=1e-6, threads=1, negatives="global", accumulate_steps=1
     )
     found = []
-    for workers in (1, 2):
-        work = tmp_path / f"filter-{workers}"
+    for count in (1, 2):
+        work = tmp_path / f"filter-{count}"
         finetune_filter(
-            asked, human_file, start=start, out=tmp_path / f"f{workers}", work=work, seed=1, device="cpu", workers=workers
+            asked, human_file, start=start, out=tmp_path / f"f{count}", work=work, seed=1, device="cpu", workers=count
         )
         found.append(json.loads((work / "log.jsonl").read_text().splitlines()[-1]))
     for name in ("itc", "itm"):
@@ -87,17 +88,10 @@ def test_what_a_worker_says_is_what_the_caller_hears(make, plain_architecture):
 
 
 def test_a_worker_that_dies_is_told(make, monkeypatch):
-    import os
-
-    from capfilt.training import workers
-
     monkeypatch.setattr(workers, "_worker", _die)
-    assert os.getpid()
     with pytest.raises(CapfiltError, match="one that ended with code 7"):
         make("a", 2)
 
 
 def _die(task: Any, rank: int, told: Any) -> None:
-    import os
-
     os._exit(7)

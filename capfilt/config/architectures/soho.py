@@ -17,8 +17,8 @@ class ResNetConfig(Section):
     size: Positive
     """Pixels of the square input, a multiple of the trunk's stride times two (a 2x2 max pooling follows the trunk)."""
     stem: Literal["imagenet", "small"] = "imagenet"
-    """imagenet: a 7x7 convolution of stride 2, then 3x3 max pooling of stride 2. small: a 3x3 convolution of stride 2, for pictures
-    of a few dozen pixels."""
+    """imagenet: a 7x7 convolution of stride 2, then 3x3 max pooling of stride 2. small: a 3x3 convolution of stride 2, for
+    pictures of a few dozen pixels."""
     block: Literal["basic", "bottleneck"] = "basic"
     """basic: two 3x3 convolutions (ResNet-18, -34). bottleneck: 1x1, 3x3, 1x1, four times as wide outside (ResNet-50, -101)."""
     width: Positive = 64
@@ -26,14 +26,14 @@ class ResNetConfig(Section):
     blocks: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)] = (2, 2, 2, 2)
     """Blocks of each stage. ResNet-18: 2, 2, 2, 2. ResNet-101: 3, 4, 23, 3."""
     frozen_stages: Annotated[int, Field(ge=-1)] = -1
-    """Never trained, norms in evaluation mode. -1: nothing; 0: the stem; 1: the stem and the first stage (the published code, whose
-    trunk starts from ImageNet)."""
+    """Never trained, norms in evaluation mode. -1: nothing; 0: the stem; 1: the stem and the first stage (the published code,
+    whose trunk starts from ImageNet)."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         if self.size % (2 * self.stride):
             raise ValueError(
-                f"size {self.size} is not a multiple of {2 * self.stride}, the trunk's stride and a 2x2 pooling: change size or blocks"
+                f"size {self.size} is not a multiple of {2 * self.stride}, trunk stride times 2x2 pooling: change size or blocks"
             )
         if self.frozen_stages > len(self.blocks):
             raise ValueError(f"frozen_stages {self.frozen_stages} is above the {len(self.blocks)} stages there are: lower it")
@@ -42,12 +42,12 @@ class ResNetConfig(Section):
     @property
     def stride(self) -> int:
         """Pixels per side of one feature."""
-        return (4 if self.stem == "imagenet" else 2) * 2 ** (len(self.blocks) - 1)
+        return (4 if self.stem == "imagenet" else 2) << (len(self.blocks) - 1)
 
     @property
     def out_width(self) -> int:
         """Channels of the last stage."""
-        return self.width * 2 ** (len(self.blocks) - 1) * (4 if self.block == "bottleneck" else 1)
+        return (self.width << (len(self.blocks) - 1)) * (4 if self.block == "bottleneck" else 1)
 
 
 class VisualDictionaryConfig(Section):
@@ -60,8 +60,8 @@ class VisualDictionaryConfig(Section):
     decay: Share = 0.99
     """Paper 0.99; the published code's averages have 0.4."""
     unused: Literal["keep", "fade"] = "keep"
-    """Of `update: ema_count`, a code on which no feature of the batch fell. keep: it stays where it is. fade (published code): its
-    averages shrink, and with them it goes to zero, one that was never used at the first step. ema_mean always keeps."""
+    """Of `update: ema_count`, a code on which no feature of the batch fell. keep: it stays where it is. fade (published code):
+    it goes to zero, one that was never used at the first step, the others within a few. ema_mean always keeps."""
     line_before: bool = False
     """A linear map before the look-up (published code: possible, off)."""
     line_after: bool = True

@@ -94,7 +94,7 @@ def start_text(model: MED, source: str) -> None:
 
 def tokenizer_of(source: str) -> Tokenizer:
     """A BERT folder's own, with [DEC] and [ENC]."""
-    return folder_tokenizer(find_checkpoint(source))
+    return folder_tokenizer(find_checkpoint(source), None)
 
 
 def _in_bert(name: str) -> str:
