@@ -8,7 +8,7 @@ Two random ViT-B/16 models of true size (224 px) are saved as transformers folde
 Interleaved: transformers, capfilt, capfilt, transformers; the ratio is of their sums, and the median over rounds is reported.
 Clock: CPU seconds of this process with one thread, which other processes on the machine disturb less than a wall clock.
 
-Random scores are nearly uniform over 30,524 tokens, which no captioner's are: the norm before the vocabulary is scaled so that the
+Random scores are nearly uniform over 30,524 tokens, unlike a captioner's: the norm before the vocabulary is scaled so that the
 nucleus at top_p 0.9 holds tens of tokens, in both. No text may end before 20 tokens: both decode the same number of steps.
 """
 

@@ -91,7 +91,7 @@ def run_pipeline(
             _sweep(pipeline.output)
             _clear(pipeline, limit, start_from, fresh)
             stages = _stages(pipeline)
-            check_means(pipeline, stages)
+            check_means(pipeline, _until(stages, until))
             executor = make_executor(pipeline)
             stack.callback(executor.close)
             if any(stage.unit in ("pool", "candidates") and stage.done < stage.total for stage in stages):
@@ -108,6 +108,14 @@ def run_pipeline(
             raise lease.lost_error() from None
         kind, how = (Terminated, "terminated") if received() == signal.SIGTERM else (Interrupted, "interrupted")
         raise kind(f"{pipeline.output}: {how}; what was done is kept. Continue with: {command}") from None
+
+
+def _until(stages: tuple[PlannedStage, ...], until: str | None) -> tuple[PlannedStage, ...]:
+    """The stages that are asked for: what comes after `until` needs no GPU, weights or pairs yet."""
+    if until is None:
+        return stages
+    label = find_stage(stages, until, "--until").unit_label
+    return stages[: max(at for at, stage in enumerate(stages) if stage.unit_label == label) + 1]
 
 
 def _sweep(output: str) -> None:

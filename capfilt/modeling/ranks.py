@@ -57,7 +57,7 @@ class Ranks:
             same = [x for x in tensors if x.dtype == kind]
             flat = torch.cat([x.flatten() for x in same])
             dist.all_reduce(flat)
-            for x, part in zip(same, flat.split([x.numel() for x in same]), strict=True):
+            for x, part in zip(same, torch.split(flat, [x.numel() for x in same]), strict=True):
                 x.copy_(part.view_as(x))
 
     def objects(self, mine: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from capfilt.config.load import load_text
 from capfilt.config.pipeline import Pipeline
 from capfilt.errors import CheckpointError, ConfigError, InputError
 from capfilt.plan import PlannedStage, plan_stages
+from capfilt.rounds import _until
 from capfilt.run.preflight import check_address, check_means
 
 YAML = """
@@ -96,3 +97,14 @@ def test_an_address_that_nobody_can_write_to_is_refused(output: str) -> None:
 @pytest.mark.parametrize("output", ["runs/x", "/abs/run", "memory://bucket/run"])
 def test_others_are_not(output: str) -> None:
     check_address(output)
+
+
+def test_what_comes_after_until_needs_nothing_yet(pipeline: Callable[..., Pipeline], tmp_path: Path) -> None:
+    (tmp_path / "heldout.parquet").unlink()
+    asked = pipeline()
+    planned = stages(asked)
+    check_means(asked, _until(planned, "screen"))
+    assert [stage.name for stage in _until(planned, "caption")][-1] == "filter", "caption and filter are one job"
+    assert _until(planned, None) == planned
+    with pytest.raises(InputError, match="heldout"):
+        check_means(asked, _until(planned, "dedup"))

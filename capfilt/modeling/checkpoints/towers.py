@@ -53,7 +53,7 @@ def start_image(model: MED, source: str) -> None:
     if positions_1ND.shape[1] > 1:
         theirs["embeddings.position_embeddings"] = interpolated(positions_1ND, model.vision.side)
     wanted: Wanted = {"vision.cls": ("embeddings.cls_token",), "vision.positions": ("embeddings.position_embeddings",)}
-    modules = {"vision.stem": ("embeddings.patch_embeddings.projection",), "vision.norm": ("layernorm",)}
+    modules: Wanted = {"vision.stem": ("embeddings.patch_embeddings.projection",), "vision.norm": ("layernorm",)}
     modules |= {f"vision.blocks.{i}.{ours}": tuple(f"encoder.layer.{i}.{name}" for name in names)
                 for i in range(config.layers) for ours, names in _VIT.items()}  # fmt: skip
     wanted |= {
