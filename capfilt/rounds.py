@@ -114,7 +114,7 @@ def _until(stages: tuple[PlannedStage, ...], until: str | None) -> tuple[Planned
     """The stages that are asked for: what comes after `until` needs no GPU, weights or pairs yet."""
     if until is None:
         return stages
-    label = find_stage(stages, until, "--until").unit_label
+    label = stages[find_stage(stages, until, "--until")].unit_label
     return stages[: max(at for at, stage in enumerate(stages) if stage.unit_label == label) + 1]
 
 

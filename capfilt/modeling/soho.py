@@ -132,11 +132,11 @@ class SOHO(nn.Module):
         return visible_positions(sizes_B2.to(pixels_BCXY.device), canvas, self.grid(pixels_BCXY))
 
     def dictionary_indices(self, features_BDHW: Tensor) -> Tensor:
-        """[B, N] int64: the code nearest to each feature by L2 (SOHO section 3.2, equation 2)."""
+        """[B, N] int64: the code nearest to each feature by L2 (SOHO section 3.2)."""
         return self.visual.dictionary.indices(self.visual.looked_up(features_BDHW)).view(len(features_BDHW), -1)
 
     def update_dictionary(self, features_BDHW: Tensor, indices_BN: Tensor | None = None) -> None:
-        """Move the codes by one batch (SOHO section 3.2, equation 4; `config.dictionary.update` says how). No gradient.
+        """Move the codes by one batch (SOHO section 3.2; `config.dictionary.update` says how). No gradient.
 
         `indices_BN`: from `dictionary_indices`; None asks it.
         """
@@ -275,7 +275,7 @@ class SOHO(nn.Module):
         names: Sequence[SohoLoss] = ("mlm", "mvm", "itm"),
         seed: int = 0,
     ) -> dict[str, Tensor]:
-        """One step's losses by name; their sum is SOHO's (section 3.4). In training mode the dictionary moves on.
+        """One step's losses by name; their sum is SOHO's (section 3.3). In training mode the dictionary moves on.
 
         Args:
             batch: A Batch, or a dictionary of its tensors: `pixels` [B, C, X, Y], `ids` [B, T], `mask` [B, T] and, where wanted,

@@ -1,4 +1,4 @@
-"""What a SOHO learns from: masked words, masked codes and matching, with equal weights (SOHO section 3.4).
+"""What a SOHO learns from: masked words, masked codes and matching, with equal weights (SOHO section 3.3).
 
 Answers `losses(batch)` by name; knows nothing of optimisers, schedules or data. All chance is in `Choices`, drawn from a CPU
 generator whose state is in the state dict, so that a resumed run goes on as it would have.

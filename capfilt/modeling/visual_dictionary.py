@@ -184,7 +184,7 @@ def visible_positions(sizes_B2: Tensor, canvas: tuple[int, int], grid: tuple[int
 def same_code(indices_BN: Tensor, visible_BN: Tensor, locations_B: Tensor, chosen_B: Tensor) -> Tensor:
     """bool [B, N]: what masked visual modelling hides: of each chosen picture all positions with the code of one location.
 
-    Masking one position alone would leave its neighbours with the same code to copy from (SOHO section 3.4).
+    Masking one position alone would leave its neighbours with the same code to copy from (SOHO section 3.3).
 
     Args:
         indices_BN: Codes.
