@@ -2,9 +2,11 @@ import hashlib
 import json
 
 import pytest
+import torch
 
 from capfilt.config.train import Losses, Mix, OptimConfig, PretrainConfig
-from capfilt.errors import ConfigError
+from capfilt.errors import CheckpointError, ConfigError
+from capfilt.modeling.tokenizer import SPECIALS
 from capfilt.modeling.weights import load_model
 from capfilt.training import WebPairs, finetune_captioner, finetune_filter, pretrain
 
@@ -117,3 +119,18 @@ def test_an_architecture_for_berts_vocabulary_wants_one(run, tmp_path, architect
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
     with pytest.raises(ConfigError, match="expects 80 tokens"):
         run(changes={"vocabulary": str(vocabulary)})
+
+
+def test_a_pretraining_begins_with_a_bert_and_its_vocabulary(run, tmp_path, architecture_file):
+    from transformers import BertConfig, BertModel
+
+    words = [*SPECIALS, "a", "red", "green", "square"]
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    bert = BertModel(BertConfig(**sizes, vocab_size=len(words), max_position_embeddings=30))
+    bert.save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(words) + "\n")
+    made = load_model(run(changes={"init": {"image": None, "text": str(tmp_path / "bert")}, "steps": 1, "lr": 1e-9}))
+    assert made.tokenizer.tokens() == [*words, "[DEC]", "[ENC]"]
+    assert torch.allclose(made.model.text_encoder.embeddings.words.weight[:-2], bert.embeddings.word_embeddings.weight, atol=1e-6)
+    with pytest.raises(CheckpointError, match="expected a transformers folder of vit or deit"):
+        run("n", "u", changes={"init": {"image": str(tmp_path / "bert"), "text": None}})
