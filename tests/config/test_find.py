@@ -49,5 +49,5 @@ def test_a_pipeline_is_found_in_the_current_folder_and_by_its_public_name(here: 
 
 def test_a_name_that_is_nowhere_lists_the_choices_and_the_nearest(here: Path) -> None:
     put(here / "models" / "own_net.yaml")
-    with pytest.raises(ConfigError, match=r"no 'med_tinny'.*med_tiny, .*own_net\. Did you mean 'med_tiny'\?"):
+    with pytest.raises(ConfigError, match=r"no 'med_tinny'.*med_tiny, .*own_net.*\. Did you mean 'med_tiny'\?"):
         find_yaml("med_tinny", "models")
