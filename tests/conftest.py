@@ -1,5 +1,6 @@
 """A MED of a few thousand random parameters, saved as a run saves one; pictures to show it. Imports torch only when asked."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
+
+# A shell starts its background jobs with SIGINT ignored, and Python leaves that so: tests of Ctrl-C would wait in vain.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure; slow tests show in the suite's time.
 settings.register_profile("capfilt", deadline=None)

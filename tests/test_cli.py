@@ -108,7 +108,8 @@ def test_the_schema_describes_a_pipeline_and_its_kinds(
 ) -> None:
     assert call(monkeypatch, "schema") == 0
     described = json.loads(capsys.readouterr().out)
-    assert {"version", "name", "output", "read"} <= set(described["required"])
+    assert {"version", "name", "output"} <= set(described["required"])
+    assert "read" in described["properties"]
     assert described["additionalProperties"] is False
     assert described["properties"]["resources"]["operational"] is True
     assert set(described["$defs"]["CaptionConfig"]["properties"]["captioner"]["discriminator"]["mapping"]) >= {

@@ -46,6 +46,6 @@ def test_a_pipeline_can_be_planned(path: Path, tmp_path: Path, monkeypatch: pyte
             plan_pipeline(pipeline)
     else:
         plan = plan_pipeline(pipeline)
-        assert plan.chunks
+        assert plan.chunks or pipeline.read is None, "only a pipeline that trains from shards has nothing to read"
         assert all(stage.done == 0 < stage.total for stage in plan.stages)
     assert list(tmp_path.iterdir()) == [], "a plan writes nothing"
