@@ -276,7 +276,7 @@ def training_step(bench: Bench) -> Case:
     from capfilt.config.find import find_yaml
     from capfilt.modeling.batch import Batch
     from capfilt.modeling.build import build
-    from capfilt.modeling.pretraining import MedPretraining
+    from capfilt.modeling.med.training import MedPretraining
 
     architecture = load_architecture(find_yaml("med_vit_b16", "models")).model_copy(update={"queue_size": 8 * bench.batch})
     module = MedPretraining(build(architecture, seed=0)).train()

@@ -240,7 +240,7 @@ def export_model(
     vocabulary: Annotated[Path | None, typer.Option(help="vocab.txt, for a .pth file without one beside it.")] = None,
 ) -> None:
     """Write a model as a folder that transformers' BlipForConditionalGeneration or BlipForImageTextRetrieval loads."""
-    from capfilt.modeling.checkpoints.export import CLASSES, export_transformers
+    from capfilt.modeling.med.checkpoints.export import CLASSES, export_transformers
     from capfilt.modeling.weights import load_model
 
     asked = next((known for known in CLASSES if known == role), None)

@@ -17,8 +17,8 @@ from capfilt.config.decoding import Beam, Decoding
 from capfilt.filters.base import Float32Array
 from capfilt.filters.med import MedFilter
 from capfilt.identity import row_seed
-from capfilt.modeling.checkpoints.find import is_checkpoint_name
 from capfilt.modeling.inference import Inference
+from capfilt.modeling.med.checkpoints.find import is_checkpoint_name
 
 
 class Model:

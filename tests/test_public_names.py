@@ -7,7 +7,21 @@ import pytest
 
 import capfilt
 
-PUBLIC = ["MED", "Model", "Pipeline", "__version__", "load_model", "load_pipeline", "run_pipeline", "write_report"]
+PUBLIC = [
+    "MED",
+    "SOHO",
+    "Blip2",
+    "ClipCap",
+    "CoCa",
+    "Model",
+    "Pipeline",
+    "QFormer",
+    "__version__",
+    "load_model",
+    "load_pipeline",
+    "run_pipeline",
+    "write_report",
+]
 
 
 def test_the_public_names_are_these() -> None:
@@ -21,7 +35,7 @@ def test_a_public_name_is_there_and_explained(name: str) -> None:
 
 
 def test_a_wrong_name_is_told_the_right_ones() -> None:
-    with pytest.raises(AttributeError, match=r"no attribute 'caption'; it has MED, Model, Pipeline"):
+    with pytest.raises(AttributeError, match=r"no attribute 'caption'; it has MED, SOHO, Blip2"):
         capfilt.caption  # noqa: B018
 
 

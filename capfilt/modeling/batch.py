@@ -3,6 +3,7 @@
 Knows nothing of where the pairs come from.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,3 +25,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         return Batch(*(x.to(device, non_blocking=True) for x in (self.pixels_BCHW, self.ids_BT, self.mask_BT, self.image_ids_B)))
+
+
+def as_batch(tensors: Mapping[str, Tensor]) -> Batch:
+    """From `pixels`, `ids`, `mask` and, where given, `image_ids`; without them every pair is an image of its own."""
+    ids_BT = tensors["ids"]
+    image_ids_B = tensors.get("image_ids")
+    if image_ids_B is None:
+        image_ids_B = torch.arange(len(ids_BT), device=ids_BT.device)
+    return Batch(tensors["pixels"], ids_BT, tensors["mask"], image_ids_B.flatten())

@@ -6,7 +6,7 @@ Knows nothing of checkpoints.
 import torch
 
 from capfilt.config.architecture import Architecture
-from capfilt.modeling.med import MED
+from capfilt.modeling.med.network import MED
 
 
 def build(architecture: Architecture, *, seed: int = 0) -> MED:

@@ -17,7 +17,7 @@ from torch import Tensor
 from capfilt.config.architecture import Architecture, Role
 from capfilt.config.round import Pixels
 from capfilt.errors import CheckpointError, ConfigError
-from capfilt.modeling.med import MED, missing_role
+from capfilt.modeling.med.network import MED, missing_role
 from capfilt.modeling.memory import in_batches
 from capfilt.modeling.preprocess import normalise, to_uint8
 from capfilt.modeling.tokenizer import Tokenizer

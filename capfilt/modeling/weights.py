@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from capfilt.config.architecture import Architecture, dump_architecture, load_architecture
 from capfilt.errors import CheckpointError
 from capfilt.modeling.build import build
-from capfilt.modeling.med import MED
+from capfilt.modeling.med.network import MED
 from capfilt.modeling.tokenizer import Tokenizer
 
 WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.yaml"
@@ -64,18 +64,18 @@ def load_model(source: Path | str, *, vocabulary: Path | str | None = None) -> L
     Raises:
         CheckpointError: If a file is missing, or tensors are missing, unexpected or of another shape: all are listed.
     """
-    from capfilt.modeling.checkpoints.find import find_checkpoint
+    from capfilt.modeling.med.checkpoints.find import find_checkpoint
 
     path = find_checkpoint(source)
     if path.is_dir() and not (path / ARCHITECTURE).is_file():
         if (path / "config.json").is_file():
-            from capfilt.modeling.checkpoints.transformers_folder import load_transformers
+            from capfilt.modeling.med.checkpoints.transformers_folder import load_transformers
 
             return load_transformers(path, vocabulary)
         files = sorted(path.glob("*.pth"))
         path = files[0] if len(files) == 1 else path
     if path.is_file():
-        from capfilt.modeling.checkpoints.original import load_original
+        from capfilt.modeling.med.checkpoints.original import load_original
 
         return load_original(path, vocabulary)
     return _load_own(path)

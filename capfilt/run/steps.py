@@ -90,7 +90,7 @@ def model_identity(source: str | None) -> str | None:
     if None not in contents:
         contents.append(files.get(files.join(source, names[2])))
         return content_hash(*(content or b"" for content in contents))
-    from capfilt.modeling.checkpoints.find import FILES, find_checkpoint
+    from capfilt.modeling.med.checkpoints.find import FILES, find_checkpoint
 
     try:
         path = find_checkpoint(source, fetch=False)

@@ -24,10 +24,10 @@ from capfilt.config.base import is_operational
 from capfilt.config.train import OptimConfig
 from capfilt.errors import ConfigError, InputError
 from capfilt.identity import content_hash, fingerprint, stage_seed
-from capfilt.modeling.clipcap_batch import EmbeddedBatch
-from capfilt.modeling.clipcap_tokenizer import AnyTokenizer
-from capfilt.modeling.clipcap_training import ClipCapTraining
-from capfilt.modeling.clipcap_weights import LoadedClipCap, load_clipcap, save_clipcap
+from capfilt.modeling.clipcap.batch import EmbeddedBatch
+from capfilt.modeling.clipcap.tokenizer import AnyTokenizer
+from capfilt.modeling.clipcap.training import ClipCapTraining
+from capfilt.modeling.clipcap.weights import LoadedClipCap, load_clipcap, save_clipcap
 from capfilt.training.batches import EndlessShuffle, Tokens
 from capfilt.training.checkpoint import Checkpoints
 from capfilt.training.loop import StepReport, train

@@ -19,7 +19,7 @@ from capfilt.errors import ConfigError
 from capfilt.identity import fingerprint, stage_seed
 from capfilt.modeling.build import build
 from capfilt.modeling.med import MED
-from capfilt.modeling.pretraining import LossName, MedCaptionerFinetuning, MedFilterFinetuning, MedPretraining
+from capfilt.modeling.med.training import LossName, MedCaptionerFinetuning, MedFilterFinetuning, MedPretraining
 from capfilt.modeling.ranks import Ranks
 from capfilt.modeling.weights import LoadedMed, load_model, save_model
 from capfilt.training.augment import augment

@@ -22,7 +22,7 @@ VOCABULARY_TEXTS = 1_000_000
 def tokenizer_for(config: PretrainConfig, architecture: Architecture, texts: Iterable[str], prompt: str) -> Tokenizer:
     wanted = architecture.text
     if config.vocabulary is None and config.init.text is not None:
-        from capfilt.modeling.checkpoints.towers import tokenizer_of
+        from capfilt.modeling.med.checkpoints.towers import tokenizer_of
 
         return tokenizer_of(config.init.text)
     if config.vocabulary is None:
@@ -53,7 +53,7 @@ def fitted(architecture: Architecture, tokenizer: Tokenizer, px: int) -> Archite
 
 
 def initialise(model: MED, config: PretrainConfig) -> None:
-    from capfilt.modeling.checkpoints.towers import start_image, start_text
+    from capfilt.modeling.med.checkpoints.towers import start_image, start_text
 
     if config.init.image is not None:
         start_image(model, config.init.image)

@@ -7,7 +7,7 @@ from transformers import BertConfig, BertForPreTraining, BertModel, DeiTConfig, 
 from capfilt.config.architecture import MedArchitecture
 from capfilt.errors import CheckpointError
 from capfilt.modeling.build import build
-from capfilt.modeling.checkpoints.towers import start_image, start_text, tokenizer_of
+from capfilt.modeling.med.checkpoints.towers import start_image, start_text, tokenizer_of
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "square"]

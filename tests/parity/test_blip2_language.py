@@ -11,10 +11,10 @@ from torch import Tensor
 from capfilt.config.decoding import Beam, Greedy, Nucleus
 from capfilt.errors import CheckpointError
 from capfilt.modeling.blip2 import Blip2
-from capfilt.modeling.blip2_language import FrozenLanguage
-from capfilt.modeling.blip2_names import qformer_names, to_theirs, without_biases
-from capfilt.modeling.blip2_transformers import load_blip2
-from capfilt.modeling.qformer import QFormer
+from capfilt.modeling.blip2.language import FrozenLanguage
+from capfilt.modeling.blip2.names import qformer_names, to_theirs, without_biases
+from capfilt.modeling.blip2.qformer import QFormer
+from capfilt.modeling.blip2.transformers_folder import load_blip2
 
 transformers = pytest.importorskip("transformers")
 V, EOS, PAD, BOS, IMAGE, QUERIES, SIZE = 50, 2, 1, 3, 49, 5, 32

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from capfilt.config.decoding import Beam, Greedy, Nucleus
 from capfilt.errors import CheckpointError, ConfigError
-from capfilt.modeling.blip2_original import to_original
+from capfilt.modeling.blip2.original import to_original
+from capfilt.modeling.blip2.qformer import QFormer, QFormerDecoder
 from capfilt.modeling.decoding import generate
-from capfilt.modeling.qformer import QFormer, QFormerDecoder
 
 transformers = pytest.importorskip("transformers")
 _spec = importlib.util.spec_from_file_location("blip2_reference", Path(__file__).with_name("blip2_reference.py"))

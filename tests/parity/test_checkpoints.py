@@ -12,8 +12,8 @@ from capfilt import load_model as load_in_hand
 from capfilt.cli import app
 from capfilt.config.decoding import Beam
 from capfilt.errors import CheckpointError, ConfigError
-from capfilt.modeling.checkpoints.original import to_original
 from capfilt.modeling.med import MED
+from capfilt.modeling.med.checkpoints.original import to_original
 from capfilt.modeling.weights import LoadedMed, load_model, save_model
 
 transformers = pytest.importorskip("transformers")
@@ -79,7 +79,7 @@ def test_a_folder_of_transformers_loads_and_goes_out_again_with_equal_outputs(
 def test_the_processor_of_an_exported_folder_gives_our_ids_and_pixels(folders: dict[str, Path], tmp_path: Path) -> None:
     from PIL import Image
 
-    from capfilt.modeling.checkpoints.export import export_transformers
+    from capfilt.modeling.med.checkpoints.export import export_transformers
     from capfilt.modeling.preprocess import preprocess
 
     loaded = load_model(folders["filter"])
@@ -138,7 +138,7 @@ def original_file(blip: Any, tmp_path: Path, state: dict[str, torch.Tensor]) -> 
 def test_a_pretrained_file_of_the_original_code_has_both_roles(
     blip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from capfilt.modeling.checkpoints import original
+    from capfilt.modeling.med.checkpoints import original
 
     # Heads of 64 cannot be said of so narrow a network, so the file's settings are given here as `from_original` takes them.
     monkeypatch.setattr(original, "HEAD_WIDTH", 8)
@@ -169,7 +169,7 @@ def test_an_original_state_dict_goes_out_as_it_came(blip: Any) -> None:
 
 
 def test_both_roles_exported_one_by_one_equal_the_original(blip: Any, tmp_path: Path) -> None:
-    from capfilt.modeling.checkpoints.export import export_transformers
+    from capfilt.modeling.med.checkpoints.export import export_transformers
     from capfilt.modeling.tokenizer import Tokenizer
 
     model = MED.from_original(blip.pretraining(SHAPE), blip.settings)

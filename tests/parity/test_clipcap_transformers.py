@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from capfilt.config.decoding import Beam, Greedy
 from capfilt.modeling.clipcap import ClipCap
-from capfilt.modeling.clipcap_image import centre_square
-from capfilt.modeling.clipcap_original import to_original
+from capfilt.modeling.clipcap.image import centre_square
+from capfilt.modeling.clipcap.original import to_original
 
 transformers = pytest.importorskip("transformers")
 VOCABULARY, WIDTH, EMBED, END = 61, 32, 24, 7

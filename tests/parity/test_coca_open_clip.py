@@ -18,7 +18,7 @@ from capfilt.config.architectures.coca import CocaArchitecture
 from capfilt.config.decoding import Beam, Greedy
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.coca import CoCa
-from capfilt.modeling.coca_checkpoint import to_original
+from capfilt.modeling.coca.checkpoint import to_original
 from tests.parity.coca_reference import CONTEXT, END, PAD, START, VOCABULARY, Reference, Shape, random_state
 
 SHAPES = [
@@ -223,7 +223,7 @@ def test_another_image_size_interpolates_the_positions() -> None:
 
 @pytest.mark.parametrize(("name", "millions"), [("coca_ViT-B-32", 253.56), ("coca_ViT-L-14", 638.45)])
 def test_the_released_models_have_the_size_that_open_clip_states(name: str, millions: float) -> None:
-    from capfilt.modeling.coca_fields import _told
+    from capfilt.modeling.coca.fields import _told
 
     with torch.device("meta"):
         model = CoCa(CocaArchitecture.model_validate(_told(name)))

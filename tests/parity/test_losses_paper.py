@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from capfilt.modeling.batch import Batch
-from capfilt.modeling.checkpoints.original import to_original
 from capfilt.modeling.med import MED
-from capfilt.modeling.pretraining import MedCaptionerFinetuning
+from capfilt.modeling.med.checkpoints.original import to_original
+from capfilt.modeling.med.training import MedCaptionerFinetuning
 
 SHAPE = (2, 2, 32)
 ALPHA, MOMENTUM = 0.3, 0.995

@@ -12,8 +12,8 @@ from torch import Tensor
 from capfilt.config.architectures.soho import SohoArchitecture
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.soho import SOHO
-from capfilt.modeling.soho_original import to_original
-from capfilt.modeling.soho_training import IGNORED, Choices
+from capfilt.modeling.soho.original import to_original
+from capfilt.modeling.soho.training import IGNORED, Choices
 
 WIDTH, CODES, VOCABULARY, HEADS, LAYERS, STAGES = 16, 12, 50, 2, 2, 4
 DECAY = 0.4

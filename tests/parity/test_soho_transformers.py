@@ -8,8 +8,8 @@ from torch import Tensor
 
 from capfilt.config.architectures.soho import ResNetConfig, SohoArchitecture
 from capfilt.errors import CheckpointError
-from capfilt.modeling.resnet import ResNet
 from capfilt.modeling.soho import SOHO
+from capfilt.modeling.soho.resnet import ResNet
 
 transformers = pytest.importorskip("transformers")
 

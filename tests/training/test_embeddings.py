@@ -13,7 +13,7 @@ from capfilt.config.architectures.clipcap import ClipCapArchitecture, GptConfig,
 from capfilt.config.decoding import Greedy
 from capfilt.config.train import Losses, OptimConfig
 from capfilt.errors import ConfigError, InputError
-from capfilt.modeling.clipcap_weights import LoadedClipCap, assemble, load_clipcap
+from capfilt.modeling.clipcap.weights import LoadedClipCap, assemble, load_clipcap
 from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.training.embeddings import (
     EmbeddedBatches,

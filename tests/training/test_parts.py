@@ -11,7 +11,7 @@ from capfilt.config.architecture import load_architecture
 from capfilt.config.train import Losses, OptimConfig
 from capfilt.errors import ConfigError
 from capfilt.modeling.build import build
-from capfilt.modeling.pretraining import MedCaptionerFinetuning, MedPretraining
+from capfilt.modeling.med.training import MedCaptionerFinetuning, MedPretraining
 from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.training.activations import checkpointed
 from capfilt.training.batches import Batches

@@ -1,0 +1,165 @@
+"""What a caller says about a Q-Former's architecture, in our words, LAVIS', BERT's or transformers', added to what shapes say.
+
+Knows nothing of tensors.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from capfilt.config.architectures.blip2 import Blip2Architecture
+from capfilt.config.find import find_yaml
+from capfilt.errors import CheckpointError, ConfigError
+from capfilt.modeling.med.checkpoints.fields import activation_of
+
+_IMAGE = {  # of LAVIS' and timm's VisionTransformer, and of transformers' Blip2VisionConfig
+    "image_size": "size",
+    "img_size": "size",
+    "patch_size": "patch",
+    "embed_dim": "width",
+    "hidden_size": "width",
+    "num_features": "width",
+    "depth": "layers",
+    "num_hidden_layers": "layers",
+    "num_heads": "heads",
+    "num_attention_heads": "heads",
+    "mlp_ratio": "mlp_ratio",
+    "layer_norm_eps": "norm_eps",
+    "hidden_act": "activation",
+}
+_TEXT = {  # of BERT's configuration as LAVIS extends it, and of transformers' Blip2QFormerConfig
+    "vocab_size": "vocab_size",
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "intermediate",
+    "max_position_embeddings": "max_positions",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "layer_norm_eps": "norm_eps",
+    "hidden_act": "activation",
+    "pad_token_id": "pad_id",
+    "cls_token_id": "cls_id",
+    "sep_token_id": "sep_id",
+    "eos_token_id": "sep_id",
+    "bos_token_id": "dec_id",
+    "query_length": "queries",
+    "cross_attention_freq": "cross_every",
+    "cross_attention_frequency": "cross_every",
+}
+_FLAT = {  # of LAVIS' models, beside BERT's own
+    "num_query_token": ("text", "queries"),
+    "num_query_tokens": ("text", "queries"),
+    "img_size": ("image", "size"),
+    "image_size": ("image", "size"),
+    "patch_size": ("image", "patch"),
+    "vision_width": ("image", "width"),
+    "encoder_width": ("image", "width"),
+    "encoder_hidden_size": ("image", "width"),
+    "num_features": ("image", "width"),
+    "depth": ("image", "layers"),
+    "num_heads": ("image", "heads"),
+    "mlp_ratio": ("image", "mlp_ratio"),
+}
+_TOP = {"max_txt_len": "max_text_length", "image_text_hidden_size": "embed_dim"}
+_SECTIONS = {
+    "vision_config": ("image", _IMAGE),
+    "visual_encoder": ("image", _IMAGE),
+    "qformer_config": ("text", _TEXT),
+    "bert_config": ("text", _TEXT),
+    "Qformer": ("text", _TEXT),
+}
+_WITHOUT_EFFECT = (
+    "add_cross_attention",
+    "drop_path_rate",
+    "freeze_vit",
+    "use_grad_checkpoint",
+    "vit_precision",
+    "vit_model",
+    "model_type",
+    "initializer_range",
+    "prompt",
+)
+
+Given = Blip2Architecture | Mapping[str, Any] | str | Path | None
+
+
+def architecture_of(found: dict[str, Any], config: Given, certain: Mapping[str, Any], source: str) -> Blip2Architecture:
+    """The architecture of a checkpoint.
+
+    Args:
+        found: Fields that shapes and defaults give; `config` overrides them.
+        config: See `QFormer.from_original`.
+        certain: What the tensors decide; nothing overrides it: `roles`, and in `image` and `text` fields as they stand.
+        source: For the message.
+
+    Raises:
+        ConfigError: If `config` has unknown fields or describes no architecture.
+        CheckpointError: If a field that shapes do not give is missing.
+    """
+    told = told_fields(config)
+    fields = {**found, **told, **certain}
+    for section in ("image", "text"):
+        fields[section] = {**found[section], **told.get(section, {}), **certain.get(section, {})}
+        if "heads" not in fields[section]:
+            raise CheckpointError(
+                f"{source}: expected the number of heads of {section} in the configuration, found none, and a width of "
+                f"{fields[section]['width']} does not say it (BLIP-2: 64 wide in the Q-Former). Give {section}: {{heads: ...}}"
+            )
+    if "max_text_length" not in told:
+        fields["max_text_length"] = min(fields["max_text_length"], fields["text"].get("max_positions", 512))
+    try:
+        return Blip2Architecture.model_validate(fields)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}, found {e['input']!r}" for e in error.errors()]
+        raise ConfigError(
+            "\n  ".join([f"{source}: expected an architecture that fits, found", *lines]) + "\nGive these fields"
+        ) from None
+
+
+def told_fields(config: Given) -> dict[str, Any]:
+    """The caller's fields in our words."""
+    match config:
+        case None:
+            return {}
+        case Blip2Architecture():
+            return config.model_dump(exclude_unset=True)
+        case str() | Path():
+            path = Path(config) if Path(config).is_file() else find_yaml(config, "models")
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if not isinstance(content, Mapping):
+                raise ConfigError(f"{path}: expected fields of an architecture, found a {type(content).__name__}; correct it")
+            return told_fields(content)
+        case _:
+            return _translated(config)
+
+
+def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
+    told: dict[str, Any] = {"image": {}, "text": {}}
+    for key, value in config.items():
+        if key in ("image", "text"):
+            told[key] |= value
+        elif key in _SECTIONS:
+            section, words = _SECTIONS[key]
+            told[section] |= _renamed(value, words)
+        elif key in _FLAT:
+            section, ours = _FLAT[key]
+            told[section][ours] = value
+        elif key in _TEXT:
+            told["text"] |= _renamed({key: value}, _TEXT)
+        elif key in _TOP:
+            told[_TOP[key]] = value
+        elif key not in _WITHOUT_EFFECT:
+            told[key] = value
+    return told
+
+
+def _renamed(content: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
+    """The fields that a Q-Former knows; the others (initialisation, versions) do not change what it computes."""
+    found = {ours: content[theirs] for theirs, ours in words.items() if content.get(theirs) is not None}
+    if "activation" in found:
+        found["activation"] = activation_of(found["activation"])
+    return found
