@@ -4,6 +4,7 @@ Decides nothing itself, and imports what is heavy only in the command that needs
 """
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,12 +82,16 @@ def run(
 
 @app.command()
 def plan(pipeline: PipelineFile, overrides: Set = None, limit: Limit = None) -> None:
-    """Show what a run would do: chunks, stages, columns, fingerprint, and what is done. Starts nothing."""
+    """Show what a run would do and what is done; after a trial with `run --limit`, also what it will cost. Starts nothing."""
     _, loaded = _load(pipeline, overrides, limit)
+    from capfilt.run.bill import estimate
     from capfilt.run.planning import plan_pipeline
-    from capfilt.show import show_plan
+    from capfilt.show import show_bill, show_plan
 
-    show_plan(plan_pipeline(loaded, limit))
+    planned = plan_pipeline(loaded, limit)
+    show_plan(planned)
+    if limit is None and loaded.caption is not None:
+        show_bill(estimate(loaded, planned.rows), f"capfilt run {shlex.quote(pipeline)} --limit 2048 --until write")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from rich.table import Table
 from capfilt.plan import Plan
 
 if TYPE_CHECKING:
+    from capfilt.run.bill import Bill
     from capfilt.run.verify import Verified
 
 
@@ -47,6 +48,27 @@ def show_plan(plan: Plan) -> None:
         console.print(table)
     for note in plan.notes:
         console.print(note)
+
+
+def show_bill(bill: "Bill | None", command: str) -> None:
+    """What the run will cost and give, or how to find out."""
+    console = _console()
+    if bill is None:
+        console.print(f"time, disk and yield: not known yet. A trial measures them: {command}", soft_wrap=True)
+        return
+    console.print(f"estimate for {bill.rows:,} rows, from the {bill.trial_rows:,} of {bill.trial} on the machine it ran on")
+    costs = _table("phase", "rows/s", "time", "GPU hours", "disk")
+    for cost in bill.costs:
+        gpu = "" if cost.gpu_hours is None else f"{cost.gpu_hours:,.2f}"
+        disk = f"{cost.disk_bytes / 1e9:,.2f} GB" if cost.disk_bytes else ""
+        time = f"{cost.hours:,.1f} h" if cost.hours >= 2 else f"{cost.hours * 60:,.1f} min"
+        costs.add_row(cost.phase, f"{cost.rows_per_s:,.1f}", time, gpu, disk)
+    console.print(costs)
+    if bill.kept is not None:
+        share, low, high = bill.kept
+        likely = f"{low * bill.rows:,.0f} to {high * bill.rows:,.0f} rows"
+        console.print(f"kept: {share:.1%} of the rows ({low:.1%} to {high:.1%} by chance alone), so {likely} in the data set")
+    console.print(f"bottleneck: {bill.slowest.phase}. Training takes a number of steps, whatever the rows: it is not in here")
 
 
 def show_summary(name: str, summary: dict[str, Any]) -> None:

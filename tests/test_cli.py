@@ -103,6 +103,13 @@ def test_the_plan_counts_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "run-limit-300" in told
 
 
+def test_the_plan_says_how_to_learn_what_a_run_will_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "plan", "quickstart", "--set", f"output={tmp_path}/run") == 0
+    assert "capfilt run quickstart --limit 2048 --until write" in capsys.readouterr().out
+
+
 def test_the_schema_describes_a_pipeline_and_its_kinds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

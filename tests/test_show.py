@@ -2,7 +2,8 @@
 
 import pytest
 
-from capfilt.show import show_journey, show_summary
+from capfilt.run.bill import Bill, Cost
+from capfilt.show import show_bill, show_journey, show_summary
 
 
 def test_a_summary_tells_what_was_kept_and_why_the_rest_was_not(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,3 +59,14 @@ def test_a_round_that_has_not_decided_says_so(capsys: pytest.CaptureFixture[str]
     told = capsys.readouterr().out
     assert "not decided" in told
     assert "no selection yet" in told
+
+
+def test_a_bill_tells_time_disk_yield_and_the_bottleneck(capsys: pytest.CaptureFixture[str]) -> None:
+    costs = (Cost("pool", 250.0, 4.0, None, 40_000_000_000), Cost("candidates", 900.0, 1.0, 4.0, 0))
+    show_bill(Bill("runs/x-limit-2048", 2048, 3_600_000, costs, (0.31, 0.29, 0.33)), "capfilt run x --limit 2048")
+    told = capsys.readouterr().out
+    assert "estimate for 3,600,000 rows, from the 2,048 of runs/x-limit-2048" in told
+    assert "40.00 GB" in told
+    assert "60.0 min" in told
+    assert "kept: 31.0% of the rows (29.0% to 33.0% by chance alone), so 1,044,000 to 1,188,000 rows" in told
+    assert "bottleneck: pool" in told
