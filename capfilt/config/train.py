@@ -119,6 +119,9 @@ class FinetuneConfig(Section):
     human: str
     image_px: Positive | None = None
     start: str | None = None  # a model to begin with: folder, .pth, hub name; null: what `pretrain` made
+    trunk: Literal["separate", "shared"] = "separate"
+    """shared: the image encoder stays, bit by bit, what it is at the start, in captioner and filter alike; only their text side
+    learns. `caption` and `filter` then run as one (`resources.fuse`), and each picture is encoded once."""
     captioner: OptimConfig | None = None
     filter: OptimConfig | None = None
 

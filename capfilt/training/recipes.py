@@ -6,7 +6,7 @@ Each writes a model folder, and does nothing where the folder exists. Knows noth
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -37,6 +37,7 @@ PRETRAIN_CROP, FINETUNE_CROP = 0.2, 0.5
 """Smallest share of a picture that `augment: blip` keeps (BLIP's min_scale)."""
 
 OnStep = Callable[[StepReport], None]
+Trunk = Literal["separate", "shared"]
 
 
 def pretrain(
@@ -127,6 +128,7 @@ def finetune_captioner(
     human: str,
     image_px: int | None = None,
     *,
+    trunk: Trunk = "separate",
     start: Path | str,
     out: Path,
     work: Path,
@@ -144,6 +146,7 @@ def finetune_captioner(
     _check_workers(config, workers)
     if workers > 1:
         arguments: dict[str, Any] = {"config": config, "human": human, "image_px": image_px, "start": start, "out": out}
+        arguments["trunk"] = trunk
         arguments |= {"work": work, "seed": seed, "prompt": prompt}
         launch(Task("finetune_captioner", arguments, workers, device, work), on_step)
         return
@@ -154,10 +157,12 @@ def finetune_captioner(
         require_role(loaded, "captioner", start)
         model = loaded.model.to(device)
         module = MedCaptionerFinetuning(model, prompt_length=len(loaded.tokenizer.encode_prompt(prompt))).to(device)
+        if trunk == "shared":
+            module.freeze_trunk()
         batches = Batches(
             [(pairs, config.batch_size)], loaded.tokenizer, loaded.architecture, seed=own_seed, device=device, prompt=prompt
         )
-        _train_and_save(module, model, batches, config, loaded, out, work, own_seed, device, 1, on_step, ranks)
+        _train_and_save(module, model, batches, config, loaded, out, work, own_seed, device, 1, on_step, ranks, trunk)
 
 
 def finetune_filter(
@@ -165,6 +170,7 @@ def finetune_filter(
     human: str,
     image_px: int | None = None,
     *,
+    trunk: Trunk = "separate",
     start: Path | str,
     out: Path,
     work: Path,
@@ -183,6 +189,7 @@ def finetune_filter(
         config: Steps, rates, batch size, losses.
         human: Human pairs.
         image_px: Side of the pictures; None: the start's. Learned positions are interpolated to a new side.
+        trunk: `shared` leaves the image encoder as it is.
         start: The pre-trained model folder, or anything else that `load_model` takes.
         out: The model folder to write; nothing is done where it exists.
         work: Gets `log.jsonl` and, until the end, `checkpoint/`.
@@ -196,6 +203,7 @@ def finetune_filter(
     _check_workers(config, workers)
     if workers > 1:
         arguments: dict[str, Any] = {"config": config, "human": human, "image_px": image_px, "start": start, "out": out}
+        arguments["trunk"] = trunk
         arguments |= {"work": work, "seed": seed}
         launch(Task("finetune_filter", arguments, workers, device, work), on_step)
         return
@@ -209,8 +217,10 @@ def finetune_filter(
         module = MedFilterFinetuning(model, losses=_names(config), seed=own_seed, ranks=ranks, negatives=config.negatives).to(
             device
         )
+        if trunk == "shared":
+            module.freeze_trunk()
         batches = Batches([(pairs, config.batch_size)], loaded.tokenizer, loaded.architecture, seed=own_seed, device=device)
-        _train_and_save(module, model, batches, config, loaded, out, work, own_seed, device, 1, on_step, ranks)
+        _train_and_save(module, model, batches, config, loaded, out, work, own_seed, device, 1, on_step, ranks, trunk)
 
 
 def _train_and_save(
@@ -226,8 +236,10 @@ def _train_and_save(
     ramp_epochs: int,
     on_step: OnStep,
     ranks: Ranks,
+    trunk: Trunk = "separate",
 ) -> None:
     made_of = [_result_settings(config), seed, batches.content(), loaded.architecture.model_dump(mode="json")]
+    made_of += [trunk] if trunk == "shared" else []
     # Another number of workers draws other dropout and, with `local`, other negatives.
     mark = fingerprint(made_of if ranks.size == 1 else [*made_of, ranks.size])
     train(

@@ -103,6 +103,28 @@ def test_captioner_and_filter_go_on_from_the_pretrained_model(run, tmp_path, hum
     assert {"lm", "loss"} <= json.loads((tmp_path / "tc" / "log.jsonl").read_text()).keys()
 
 
+def test_with_a_shared_trunk_both_keep_the_image_encoder_to_the_bit_and_learn_the_rest(run, tmp_path, human_file):
+    start = run()
+    options = {"human": human_file, "start": start, "seed": 1, "device": "cpu", "trunk": "shared"}
+    asked = {"steps": 4, "batch_size": 4, "lr": 1e-2, "threads": 1, "checkpoint_every_steps": 2}
+    finetune_captioner(
+        OptimConfig(losses=Losses(lm=1), **asked), out=tmp_path / "c", work=tmp_path / "cw", prompt="a square ", **options
+    )
+    finetune_filter(
+        OptimConfig(losses=Losses(itc=1, itm=1), checkpoint_activations=True, **asked),
+        out=tmp_path / "f",
+        work=tmp_path / "fw",
+        **options,
+    )
+    before = load_model(start).model.state_dict()
+    for folder, learns in (("c", "head.dense.weight"), ("f", "itm_head.weight")):
+        after = load_model(tmp_path / folder).model.state_dict()
+        trunk = [name for name in before if name.startswith("vision.")]
+        assert any("running_mean" in name for name in trunk)
+        assert [name for name in trunk if not torch.equal(before[name], after[name])] == []
+        assert not torch.equal(before[learns], after[learns])
+
+
 def test_a_batch_that_workers_and_parts_do_not_divide_is_refused_before_any_work(run, tmp_path):
     with pytest.raises(ConfigError, match="workers x accumulate_steps, 2 x 1, found 5"):
         run(workers=2)

@@ -41,9 +41,12 @@ class MomentumEncoders(nn.Module):
         torch._foreach_add_(mine, online, alpha=1 - self.momentum)
 
     @torch.no_grad()
-    def features(self, pixels_BCHW: Tensor, ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Image and text features, each [B, E], unit norm, float32."""
-        image_BE = self.image_projection(self.vision(pixels_BCHW, first_only=True)[:, 0])
+    def features(
+        self, pixels_BCHW: Tensor, ids_BT: Tensor, mask_BT: Tensor, seen_BND: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Image and text features, each [B, E], unit norm, float32; `seen_BND` takes the place of the pictures' encoding."""
+        image_BND = self.vision(pixels_BCHW, first_only=True) if seen_BND is None else seen_BND
+        image_BE = self.image_projection(image_BND[:, 0])
         text_BE = self.text_projection(self.text_encoder(ids_BT, mask_BT, first_only=True)[:, 0])
         return F.normalize(image_BE.float(), dim=-1), F.normalize(text_BE.float(), dim=-1)
 

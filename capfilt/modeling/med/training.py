@@ -9,7 +9,7 @@ Axes at the end of tensor names: B pairs (this worker's), A all pairs that are c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -38,13 +38,32 @@ Negatives = tuple[Tensor, Tensor]
 """Two [B] of indices into the batch: text i's negative image, and image i's negative text."""
 
 
-class MedCaptionerFinetuning(nn.Module):
+class _MedObjective(nn.Module):
+    """What a MED learns from; its image encoder may be frozen."""
+
+    def __init__(self, model: MED) -> None:
+        super().__init__()
+        self.model = model
+        self.trunk_is_frozen = False
+
+    def freeze_trunk(self) -> None:
+        """From now on the image encoder learns nothing, and its running means stay (`finetune.trunk: shared`)."""
+        self.trunk_is_frozen = True
+        self.model.vision.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.trunk_is_frozen:
+            self.model.vision.eval()
+        return self
+
+
+class MedCaptionerFinetuning(_MedObjective):
     """LM alone; the prompt is seen but not learnt (BLIP's captioning fine-tuning)."""
 
     def __init__(self, model: MED, *, prompt_length: int = 0) -> None:
         """`prompt_length`: tokens at the head of every text that are the prompt, position 0 counted."""
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.prompt_length = prompt_length
 
     def set_progress(self, step: int, steps_per_ramp: int, part: int = 0) -> None:
@@ -73,7 +92,7 @@ class _Contrast:
     text_m_BE: Tensor
 
 
-class _MedContrast(nn.Module):
+class _MedContrast(_MedObjective):
     """What pre-training and the filter's fine-tuning have in common: momentum, queue, alpha, matching on hard negatives.
 
     With several workers the queue holds everyone's features. Contrast and negatives are among a worker's own pairs (`local`), or
@@ -89,11 +108,10 @@ class _MedContrast(nn.Module):
         ranks: Ranks = Ranks(),
         negatives: Literal["local", "global"] = "local",
     ) -> None:
-        super().__init__()
+        super().__init__(model)
         unknown = sorted(set(losses) - set(self.possible))
         if unknown or not losses:
             raise ConfigError(f"losses: expected some of {', '.join(self.possible)}, found {list(losses)}; correct the names")
-        self.model = model
         self.asked = frozenset(losses)
         self.momentum = MomentumEncoders(model)
         self.generator = torch.Generator().manual_seed(seed)
@@ -131,7 +149,9 @@ class _MedContrast(nn.Module):
         text_BE = model.text_features(batch.ids_BT, batch.mask_BT).float()
         if self.part == 0:
             self.momentum.update(model)
-        image_m_BE, text_m_BE = self.momentum.features(batch.pixels_BCHW, batch.ids_BT, batch.mask_BT)
+        # A frozen encoder's moving average is itself.
+        seen_BND = image_embeds_BND if self.trunk_is_frozen else None
+        image_m_BE, text_m_BE = self.momentum.features(batch.pixels_BCHW, batch.ids_BT, batch.mask_BT, seen_BND)
         # In bfloat16 a cosine has two digits, and the temperature multiplies its error by 14.
         with torch.autocast(image_BE.device.type, enabled=False):
             texts_EK = torch.cat([self.crowd.gather(text_m_BE), self.queue.text_QE]).T / model.temp
