@@ -12,9 +12,10 @@ from capfilt.config.decoding import Beam, Greedy, Nucleus
 from capfilt.errors import CheckpointError
 from capfilt.modeling.blip2 import Blip2
 from capfilt.modeling.blip2.language import FrozenLanguage
-from capfilt.modeling.blip2.names import qformer_names, to_theirs, without_biases
+from capfilt.modeling.blip2.names import qformer_names, without_biases
 from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.blip2.transformers_folder import load_blip2
+from capfilt.modeling.published import to_theirs
 
 transformers = pytest.importorskip("transformers")
 V, EOS, PAD, BOS, IMAGE, QUERIES, SIZE = 50, 2, 1, 3, 49, 5, 32
@@ -228,7 +229,7 @@ def test_lavis_stage_2_files_load_and_the_tokenizer_closes_texts(tmp_path: Path)
         parameter.add_(0.01 * torch.randn(parameter.shape))
     for block in ours.qformer.vision.blocks:  # type: ignore[union-attr]
         block.attention.qkv.bias[24:48] = 0
-    state = without_biases(to_theirs(ours.qformer, qformer_names(ours.config, "original")))
+    state = without_biases(to_theirs(ours.qformer.state_dict(), qformer_names(ours.config, "original")))
     state |= {f"opt_proj.{name}": x for name, x in ours.projection.state_dict().items()}
     state["opt_model.lm_head.weight"] = torch.zeros(1)
     told = {"image": {"heads": 2}, "text": {"heads": 4}, "bridge_norm_eps": 1e-6}

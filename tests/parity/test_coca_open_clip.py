@@ -16,6 +16,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from capfilt.config.architectures.coca import CocaArchitecture
 from capfilt.config.decoding import Beam, Greedy
+from capfilt.config.find import find_yaml
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.coca import CoCa
 from capfilt.modeling.coca.checkpoint import to_original
@@ -223,10 +224,11 @@ def test_another_image_size_interpolates_the_positions() -> None:
 
 @pytest.mark.parametrize(("name", "millions"), [("coca_ViT-B-32", 253.56), ("coca_ViT-L-14", 638.45)])
 def test_the_released_models_have_the_size_that_open_clip_states(name: str, millions: float) -> None:
-    from capfilt.modeling.coca.fields import _told
+    from capfilt.modeling.coca.fields import RELEASED
+    from capfilt.modeling.published import read_fields
 
     with torch.device("meta"):
-        model = CoCa(CocaArchitecture.model_validate(_told(name)))
+        model = CoCa(CocaArchitecture.model_validate(read_fields(find_yaml(RELEASED[name], "models"))))
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
 
 

@@ -7,13 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
 from capfilt.config.architectures.blip2 import Blip2Architecture
-from capfilt.config.find import find_yaml
-from capfilt.errors import CheckpointError, ConfigError
-from capfilt.modeling.med.checkpoints.fields import activation_of
+from capfilt.errors import CheckpointError
+from capfilt.modeling.published import architecture_from, renamed, told_fields
 
 _IMAGE = {  # of LAVIS' and timm's VisionTransformer, and of transformers' Blip2VisionConfig
     "image_size": "size",
@@ -100,7 +96,7 @@ def architecture_of(found: dict[str, Any], config: Given, certain: Mapping[str, 
         ConfigError: If `config` has unknown fields or describes no architecture.
         CheckpointError: If a field that shapes do not give is missing.
     """
-    told = told_fields(config)
+    told = told_fields(config, Blip2Architecture, _translated, explicit_only=True)
     fields = {**found, **told, **certain}
     for section in ("image", "text"):
         fields[section] = {**found[section], **told.get(section, {}), **certain.get(section, {})}
@@ -111,30 +107,7 @@ def architecture_of(found: dict[str, Any], config: Given, certain: Mapping[str, 
             )
     if "max_text_length" not in told:
         fields["max_text_length"] = min(fields["max_text_length"], fields["text"].get("max_positions", 512))
-    try:
-        return Blip2Architecture.model_validate(fields)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}, found {e['input']!r}" for e in error.errors()]
-        raise ConfigError(
-            "\n  ".join([f"{source}: expected an architecture that fits, found", *lines]) + "\nGive these fields"
-        ) from None
-
-
-def told_fields(config: Given) -> dict[str, Any]:
-    """The caller's fields in our words."""
-    match config:
-        case None:
-            return {}
-        case Blip2Architecture():
-            return config.model_dump(exclude_unset=True)
-        case str() | Path():
-            path = Path(config) if Path(config).is_file() else find_yaml(config, "models")
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if not isinstance(content, Mapping):
-                raise ConfigError(f"{path}: expected fields of an architecture, found a {type(content).__name__}; correct it")
-            return told_fields(content)
-        case _:
-            return _translated(config)
+    return architecture_from(fields, Blip2Architecture, source)
 
 
 def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,22 +117,14 @@ def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
             told[key] |= value
         elif key in _SECTIONS:
             section, words = _SECTIONS[key]
-            told[section] |= _renamed(value, words)
+            told[section] |= renamed(value, words)
         elif key in _FLAT:
             section, ours = _FLAT[key]
             told[section][ours] = value
         elif key in _TEXT:
-            told["text"] |= _renamed({key: value}, _TEXT)
+            told["text"] |= renamed({key: value}, _TEXT)
         elif key in _TOP:
             told[_TOP[key]] = value
         elif key not in _WITHOUT_EFFECT:
             told[key] = value
     return told
-
-
-def _renamed(content: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
-    """The fields that a Q-Former knows; the others (initialisation, versions) do not change what it computes."""
-    found = {ours: content[theirs] for theirs, ours in words.items() if content.get(theirs) is not None}
-    if "activation" in found:
-        found["activation"] = activation_of(found["activation"])
-    return found

@@ -3,20 +3,19 @@
 Knows nothing of files. Where we keep one matrix (queries, keys and values) others keep several: they are stacked along axis 0.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from capfilt.config.architectures.blip2 import Blip2Architecture
 from capfilt.errors import CheckpointError
-from capfilt.modeling.weights import own_tensors
+from capfilt.modeling.published import Names, named
 
 Style = Literal["original", "transformers"]
-Names = dict[str, tuple[str, ...]]
-"""Our tensor -> theirs."""
 
+WHAT = "a BLIP-2 Q-Former"
 _ROOT = {"original": "Qformer.bert.", "transformers": "qformer."}
 _BLOCK = {  # ours: (original, transformers)
     "norm_1": ("norm1", "layer_norm1"),
@@ -38,18 +37,18 @@ def qformer_names(config: Blip2Architecture, style: Style) -> Names:
     """Of every tensor in a QFormer's state dict."""
     at = 0 if style == "original" else 1
     found: Names = {"tower.queries": ("query_tokens",)}
-    found |= _module("bridge_norm", ("ln_vision", "vision_model.post_layernorm")[at])
+    found |= named("bridge_norm", ("ln_vision", "vision_model.post_layernorm")[at])
     found |= _vision(config, at)
     found |= _tower(config, style)
     if "filter" in config.roles:
         for ours, theirs in _PARTS.items():
-            found |= _module(ours, theirs[at])
+            found |= named(ours, theirs[at])
         if style == "original":
             found["temp"] = ("temp",)
     if "captioner" in config.roles:
-        found |= _module("head.dense", f"{_HEAD}transform.dense")
-        found |= _module("head.norm", f"{_HEAD}transform.LayerNorm")
-        found |= _module("head.vocabulary", f"{_HEAD}decoder")
+        found |= named("head.dense", f"{_HEAD}transform.dense")
+        found |= named("head.norm", f"{_HEAD}transform.LayerNorm")
+        found |= named("head.vocabulary", f"{_HEAD}decoder")
     return found
 
 
@@ -61,18 +60,18 @@ def _vision(config: Blip2Architecture, at: int) -> Names:
         "vision.cls": (root + ("cls_token", "embeddings.class_embedding")[at],),
         "vision.positions": (root + ("pos_embed", "embeddings.position_embedding")[at],),
     }
-    found |= _module("vision.stem", root + ("patch_embed.proj", "embeddings.patch_embedding")[at])
+    found |= named("vision.stem", root + ("patch_embed.proj", "embeddings.patch_embedding")[at])
     if config.image.final_norm:
-        found |= _module("vision.norm", f"{root}norm")
+        found |= named("vision.norm", f"{root}norm")
     for i in range(config.image.layers):
         for ours, theirs in _BLOCK.items():
-            found |= _module(f"vision.blocks.{i}.{ours}", f"{root}{('blocks', 'encoder.layers')[at]}.{i}.{theirs[at]}")
+            found |= named(f"vision.blocks.{i}.{ours}", f"{root}{('blocks', 'encoder.layers')[at]}.{i}.{theirs[at]}")
     return found
 
 
 def _tower(config: Blip2Architecture, style: Style) -> Names:
     root, inner = _ROOT[style], {"original": "self", "transformers": "attention"}[style]
-    found = _module("tower.norm", f"{root}{'embeddings.LayerNorm' if style == 'original' else 'layernorm'}")
+    found = named("tower.norm", f"{root}{'embeddings.LayerNorm' if style == 'original' else 'layernorm'}")
     reads = bool(config.roles)
     if reads:
         embeddings = f"{root}embeddings." if style == "original" else "embeddings."
@@ -81,25 +80,21 @@ def _tower(config: Blip2Architecture, style: Style) -> Names:
     for i in range(config.text.layers):
         ours, theirs = f"tower.layers.{i}.", f"{root}encoder.layer.{i}."
         attention = f"{theirs}attention.{inner}."
-        found |= _module(f"{ours}self_block.attention.qkv", *(attention + part for part in ("query", "key", "value")))
-        found |= _module(f"{ours}self_block.attention.out", f"{theirs}attention.output.dense")
-        found |= _module(f"{ours}self_block.norm", f"{theirs}attention.output.LayerNorm")
+        found |= named(f"{ours}self_block.attention.qkv", *(attention + part for part in ("query", "key", "value")))
+        found |= named(f"{ours}self_block.attention.out", f"{theirs}attention.output.dense")
+        found |= named(f"{ours}self_block.norm", f"{theirs}attention.output.LayerNorm")
         if i % config.text.cross_every == 0:
             attention = f"{theirs}crossattention.{inner}."
-            found |= _module(f"{ours}cross.attention.q", f"{attention}query")
-            found |= _module(f"{ours}cross.attention.kv", f"{attention}key", f"{attention}value")
-            found |= _module(f"{ours}cross.attention.out", f"{theirs}crossattention.output.dense")
-            found |= _module(f"{ours}cross.norm", f"{theirs}crossattention.output.LayerNorm")
+            found |= named(f"{ours}cross.attention.q", f"{attention}query")
+            found |= named(f"{ours}cross.attention.kv", f"{attention}key", f"{attention}value")
+            found |= named(f"{ours}cross.attention.out", f"{theirs}crossattention.output.dense")
+            found |= named(f"{ours}cross.norm", f"{theirs}crossattention.output.LayerNorm")
         for part, suffix in (("query_feed_forward", "_query"), ("feed_forward", "")):
             if suffix or reads:
-                found |= _module(f"{ours}{part}.mlp.up", f"{theirs}intermediate{suffix}.dense")
-                found |= _module(f"{ours}{part}.mlp.down", f"{theirs}output{suffix}.dense")
-                found |= _module(f"{ours}{part}.norm", f"{theirs}output{suffix}.LayerNorm")
+                found |= named(f"{ours}{part}.mlp.up", f"{theirs}intermediate{suffix}.dense")
+                found |= named(f"{ours}{part}.mlp.down", f"{theirs}output{suffix}.dense")
+                found |= named(f"{ours}{part}.norm", f"{theirs}output{suffix}.LayerNorm")
     return found
-
-
-def _module(ours: str, *theirs: str) -> Names:
-    return {f"{ours}.{kind}": tuple(f"{name}.{kind}" for name in theirs) for kind in ("weight", "bias")}
 
 
 def with_biases(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -139,64 +134,3 @@ def without_biases(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if f"{_HEAD}decoder.bias" in found:
         found[f"{_HEAD}bias"] = found[f"{_HEAD}decoder.bias"]
     return found
-
-
-def to_ours(theirs: Mapping[str, Tensor], model: nn.Module, names: Names, source: str, *, ignored: Iterable[str] = ()) -> None:
-    """Copy their tensors into the network, each in its place; shared parameters take the first of their names.
-
-    Args:
-        theirs: By their names.
-        model: Gets the values.
-        names: Of all its tensors.
-        source: For the message.
-        ignored: Beginnings of their names that may be there without a place here.
-
-    Raises:
-        CheckpointError: If tensors are missing, unexpected or of another shape; lists all and changes nothing.
-    """
-    own = own_tensors(model)
-    wrong: list[str] = []
-    values: dict[str, Tensor] = {}
-    for ours, parts in names.items():
-        if ours not in own:
-            continue
-        missing = [name for name in parts if name not in theirs]
-        wrong += [f"missing {name}" for name in missing]
-        if missing:
-            continue
-        found = [theirs[name] for name in parts]
-        expected = list(own[ours].shape)
-        if len(parts) > 1:  # several parts share the rows of one tensor of ours equally
-            expected[0] //= len(parts)
-        wrong += [
-            f"misshapen {name}: expected {expected}, found {list(part.shape)}"
-            for name, part in zip(parts, found, strict=True)
-            if list(part.shape) != expected
-        ]
-        if all(list(part.shape) == expected for part in found):
-            values[ours] = torch.cat(found) if len(found) > 1 else found[0]
-    known = {name for parts in names.values() for name in parts}
-    passed = tuple(ignored)
-    wrong += [
-        f"unexpected {name} {list(tensor.shape)}"
-        for name, tensor in theirs.items()
-        if name not in known and not (passed and name.startswith(passed))
-    ]
-    if wrong:
-        listed = "\n  ".join(wrong)
-        raise CheckpointError(
-            f"{source}: expected the tensors of a BLIP-2 Q-Former, found\n  {listed}\n"
-            "Give the whole checkpoint, and the settings it was trained with"
-        )
-    with torch.no_grad():
-        for ours, tensor in values.items():
-            own[ours].copy_(tensor)
-
-
-def to_theirs(model: nn.Module, names: Names) -> dict[str, Tensor]:
-    """The network's tensors by their names."""
-    state = model.state_dict()
-    found: dict[str, Tensor] = {}
-    for ours, parts in names.items():
-        found |= zip(parts, state[ours].chunk(len(parts)) if len(parts) > 1 else (state[ours],), strict=True)
-    return {name: tensor.detach().clone() for name, tensor in found.items()}

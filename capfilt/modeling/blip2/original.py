@@ -16,11 +16,10 @@ from capfilt.config.architectures.blip2 import Blip2Architecture
 from capfilt.errors import CheckpointError
 from capfilt.modeling.blip2.fields import Given, architecture_of
 from capfilt.modeling.blip2.language import FrozenLanguage
-from capfilt.modeling.blip2.names import qformer_names, to_ours, to_theirs, with_biases, without_biases
+from capfilt.modeling.blip2.names import WHAT, qformer_names, with_biases, without_biases
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.qformer import QFormer
-from capfilt.modeling.med.checkpoints.names import count_of, same
-from capfilt.modeling.med.checkpoints.original import state_dict_in
+from capfilt.modeling.published import count_of, same, shape_of, state_dict_in, to_ours, to_theirs
 from capfilt.modeling.vision import interpolated
 
 SOURCE = "state dict"
@@ -82,7 +81,8 @@ def to_original(model: QFormer) -> dict[str, Tensor]:
             "to_original: expected an image encoder with patch stem and learned positions, found another, which LAVIS has not. "
             "Keep our own folder"
         )
-    return without_biases(to_theirs(model, qformer_names(model.config, "original")))
+    theirs = to_theirs(model.state_dict(), qformer_names(model.config, "original"))
+    return without_biases({name: tensor.detach().clone() for name, tensor in theirs.items()})
 
 
 def _bare(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
@@ -112,18 +112,25 @@ def _load(model: QFormer, theirs: dict[str, Tensor], source: str, ignored: tuple
         unasked += ["vision_proj.", "text_proj.", "itm_head.", "temp"]
     if "filter" in roles and "temp" not in theirs:
         theirs["temp"] = torch.tensor(0.07)  # scorers need none
-    to_ours(theirs, model, qformer_names(model.config, "original"), source, ignored=unasked)
+    to_ours(
+        theirs,
+        model,
+        qformer_names(model.config, "original"),
+        WHAT,
+        source,
+        is_ignored=lambda name: name.startswith(tuple(unasked)),
+    )
 
 
 def original_architecture(theirs: Mapping[str, Tensor], config: Given, source: str) -> Blip2Architecture:
     """From shapes; what they do not say from `config`, and where that is silent too, LAVIS' values."""
-    _, queries, width = _shape(theirs, "query_tokens", source, axes=3)
-    image_width = _shape(theirs, f"{BERT}encoder.layer.0.crossattention.self.key.weight", source)[1]
+    _, queries, width = shape_of(theirs, "query_tokens", 3, WHAT, source)
+    image_width = shape_of(theirs, f"{BERT}encoder.layer.0.crossattention.self.key.weight", 2, WHAT, source)[1]
     layers = count_of(theirs, f"{BERT}encoder.layer.")
     looking = [i for i in range(layers) if f"{BERT}encoder.layer.{i}.crossattention.self.query.weight" in theirs]
     text: dict[str, Any] = {
         "vocab_size": 30523,
-        "intermediate": _shape(theirs, f"{BERT}encoder.layer.0.intermediate_query.dense.weight", source)[0],
+        "intermediate": shape_of(theirs, f"{BERT}encoder.layer.0.intermediate_query.dense.weight", 2, WHAT, source)[0],
         "dropout": 0.1,
         "attention_dropout": 0.1,
     }
@@ -131,7 +138,7 @@ def original_architecture(theirs: Mapping[str, Tensor], config: Given, source: s
     roles: list[Role] = []
     if words is not None:
         text |= {"vocab_size": words.shape[0], "dec_id": words.shape[0] - 1}
-        text["max_positions"] = _shape(theirs, f"{BERT}embeddings.position_embeddings.weight", source)[0]
+        text["max_positions"] = shape_of(theirs, f"{BERT}embeddings.position_embeddings.weight", 2, WHAT, source)[0]
         # A head without its companions counts, so that they are told to be missing.
         roles += ["captioner"] * any(name.startswith("Qformer.cls.") for name in theirs)
         roles += ["filter"] * any(name.startswith(("itm_head.", "vision_proj.", "text_proj.")) for name in theirs)
@@ -158,13 +165,13 @@ def _image(theirs: Mapping[str, Tensor], width: int, source: str) -> tuple[dict[
     if not layers:
         # LAVIS saves no frozen weights: features are what comes in, of its ViT-g/14 unless the caller says otherwise.
         return {"size": 224, "patch": 14, "heads": 1}, {"width": width, "layers": 0, "final_norm": False}
-    _, _, _, patch = _shape(theirs, "visual_encoder.patch_embed.proj.weight", source, axes=4)
-    side = int((_shape(theirs, "visual_encoder.pos_embed", source, axes=3)[1] - 1) ** 0.5)
+    _, _, _, patch = shape_of(theirs, "visual_encoder.patch_embed.proj.weight", 4, WHAT, source)
+    side = int((shape_of(theirs, "visual_encoder.pos_embed", 3, WHAT, source)[1] - 1) ** 0.5)
     may: dict[str, Any] = {"size": side * patch}
     for head_width in (EVA_HEAD_WIDTH, HEAD_WIDTH):
         if width % head_width == 0:
             may.setdefault("heads", width // head_width)
-    hidden = _shape(theirs, "visual_encoder.blocks.0.mlp.fc1.weight", source)[0]
+    hidden = shape_of(theirs, "visual_encoder.blocks.0.mlp.fc1.weight", 2, WHAT, source)[0]
     certain = {"patch": patch, "width": width, "layers": layers, "final_norm": "visual_encoder.norm.weight" in theirs}
     return may, certain | {"mlp_ratio": ratio_of(hidden, width)}
 
@@ -179,12 +186,3 @@ def _is_tied(theirs: Mapping[str, Tensor]) -> bool:
     projection = theirs.get("Qformer.cls.predictions.decoder.weight")
     words = theirs.get(f"{BERT}embeddings.word_embeddings.weight")
     return projection is None or words is None or same(projection, words)
-
-
-def _shape(theirs: Mapping[str, Tensor], name: str, source: str, axes: int = 2) -> list[int]:
-    """Raises: CheckpointError: If there is no such tensor, or not of so many axes."""
-    if name not in theirs or theirs[name].ndim != axes:
-        some = ", ".join(list(theirs)[:5]) or "none"
-        found = f"{list(theirs[name].shape)}" if name in theirs else f"none but {some}, ..."
-        raise CheckpointError(f"{source}: expected the weights of a BLIP-2 Q-Former with {name}, found {found}. Check the file")
-    return list(theirs[name].shape)

@@ -15,12 +15,11 @@ from torch import Tensor
 from capfilt.config.architectures.blip2 import Blip2Architecture
 from capfilt.errors import CheckpointError
 from capfilt.modeling.blip2.language import FrozenLanguage
-from capfilt.modeling.blip2.names import qformer_names, to_ours
+from capfilt.modeling.blip2.names import WHAT, qformer_names
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.original import ratio_of
 from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.blip2.tokenizer import LanguageTokenizer
-from capfilt.modeling.med.checkpoints.fields import activation_of
 from capfilt.modeling.med.checkpoints.transformers_folder import (
     CONFIG,
     folder_tokenizer,
@@ -28,6 +27,7 @@ from capfilt.modeling.med.checkpoints.transformers_folder import (
     read_json,
     read_tensors,
 )
+from capfilt.modeling.published import activation_of, to_ours
 from capfilt.modeling.tokenizer import Tokenizer
 
 LANGUAGE, PROJECTION = "language_model.", "language_projection."
@@ -66,7 +66,8 @@ def load_blip2(folder: Path, vocabulary: str | Path | None = None) -> LoadedBlip
     with torch.random.fork_rng(devices=[]):
         qformer = QFormer(architecture)
     own = {name: tensor for name, tensor in theirs.items() if not name.startswith((LANGUAGE, PROJECTION))}
-    to_ours(own, qformer, qformer_names(architecture, "transformers"), str(folder), ignored=["temp"])
+    names = qformer_names(architecture, "transformers")
+    to_ours(own, qformer, names, WHAT, str(folder), is_ignored=lambda name: name.startswith("temp"))
     if tokenizer is not None:
         return LoadedBlip2(qformer.eval(), architecture, tokenizer)
     language = FrozenLanguage(_language_model(folder, settings, theirs))

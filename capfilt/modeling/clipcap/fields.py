@@ -7,13 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
 from capfilt.config.architectures.clipcap import ClipCapArchitecture
-from capfilt.config.find import find_yaml
-from capfilt.errors import CheckpointError, ConfigError
-from capfilt.modeling.med.checkpoints.fields import activation_of
+from capfilt.errors import CheckpointError
+from capfilt.modeling.published import activation_of, architecture_from, told_fields
 
 FULL_STOP = 13
 """GPT-2's '.': where the published code ends a caption."""
@@ -57,7 +53,7 @@ def architecture_of(
         ConfigError: If `config` has unknown fields or describes no architecture.
         CheckpointError: If nobody says GPT-2's heads.
     """
-    told = _told(config)
+    told = told_fields(config, ClipCapArchitecture, _translated)
     fields = {**found, **told, "kind": "clipcap", "image": None}
     fields["text"] = {**found["text"], **told.get("text", {}), "tied_vocabulary": found["text"]["tied_vocabulary"]}
     mapper = told.get("mapper", {})
@@ -69,13 +65,7 @@ def architecture_of(
             f"{source}: expected GPT-2's number of heads in the configuration, found none, and a width of "
             f"{fields['text']['width']} does not say it (GPT-2: heads of 64). Give text: {{heads: ...}}"
         )
-    try:
-        return ClipCapArchitecture.model_validate(fields)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}, found {e['input']!r}" for e in error.errors()]
-        raise ConfigError(
-            "\n  ".join([f"{source}: expected an architecture that fits, found", *lines]) + "\nGive these fields"
-        ) from None
+    return architecture_from(fields, ClipCapArchitecture, source)
 
 
 def gpt_fields(theirs: Any) -> dict[str, Any]:
@@ -93,23 +83,6 @@ def gpt_fields(theirs: Any) -> dict[str, Any]:
     if "activation" in found_fields:
         found_fields["activation"] = activation_of(found_fields["activation"])
     return found_fields
-
-
-def _told(config: ClipCapArchitecture | Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
-    """The caller's fields in our words."""
-    match config:
-        case None:
-            return {}
-        case ClipCapArchitecture():
-            return config.model_dump()
-        case str() | Path():
-            path = Path(config) if Path(config).is_file() else find_yaml(config, "models")
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if not isinstance(content, Mapping):
-                raise ConfigError(f"{path}: expected fields of an architecture, found {type(content).__name__}. Correct the file")
-            return _translated(content)
-        case _:
-            return _translated(config)
 
 
 def _translated(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from capfilt.config.architecture import MedArchitecture
 from capfilt.config.architectures.clipcap import ClipImage, ImageConfig, MedImage
 from capfilt.errors import CheckpointError
-from capfilt.modeling.med.checkpoints.fields import ACTIVATIONS
+from capfilt.modeling.published import ACTIVATIONS
 from capfilt.modeling.vision import VisionTransformer
 
 CONFIG = "config.json"

@@ -26,7 +26,7 @@ from capfilt.modeling.clipcap.image import build_embedder
 from capfilt.modeling.clipcap.mapper import build_mapper
 from capfilt.modeling.decoding import Generated, generate
 from capfilt.modeling.losses import IGNORED, lm_loss
-from capfilt.modeling.med.checkpoints.fields import ACTIVATIONS
+from capfilt.modeling.published import ACTIVATIONS
 
 _PUBLISHED_PAD = 0
 """What the published code fills texts with and, a true '!' or not, does not learn."""

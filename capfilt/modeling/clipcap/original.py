@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from capfilt.config.architectures.clipcap import ClipCapArchitecture
-from capfilt.errors import CheckpointError
 from capfilt.modeling.clipcap.fields import FULL_STOP, architecture_of
 from capfilt.modeling.clipcap.network import ClipCap
-from capfilt.modeling.med.checkpoints.names import count_of, same, shape_of
-from capfilt.modeling.med.checkpoints.original import state_dict_in
+from capfilt.modeling.published import count_of, refuse, same, shape_of, state_dict_in
 from capfilt.modeling.weights import own_tensors
 
+WHAT = "a ClipCap"
 SOURCE = "state dict"
 MAPPER, GPT = "clip_project.", "gpt."
 WORDS, HEAD = f"{GPT}transformer.wte.weight", f"{GPT}lm_head.weight"
@@ -72,14 +71,14 @@ def original_architecture(
     theirs: Mapping[str, Tensor], config: ClipCapArchitecture | Mapping[str, Any] | str | Path | None, source: str
 ) -> ClipCapArchitecture:
     """From shapes; what they do not say from `config`, and where that is silent too, the published code's values."""
-    vocab_size, width = _shape(theirs, WORDS, source)
-    positions = _shape(theirs, f"{GPT}transformer.wpe.weight", source)[0]
+    vocab_size, width = shape_of(theirs, WORDS, 2, WHAT, source)
+    positions = shape_of(theirs, f"{GPT}transformer.wpe.weight", 2, WHAT, source)[0]
     found: dict[str, Any] = {
         "text": {
             "vocab_size": vocab_size,
             "width": width,
             "layers": count_of(theirs, f"{GPT}transformer.h."),
-            "intermediate": _shape(theirs, f"{GPT}transformer.h.0.mlp.c_fc.weight", source)[1],
+            "intermediate": shape_of(theirs, f"{GPT}transformer.h.0.mlp.c_fc.weight", 2, WHAT, source)[1],
             "max_positions": positions,
             "tied_vocabulary": HEAD not in theirs or same(theirs[HEAD], theirs[WORDS]),
             "end_id": FULL_STOP if vocab_size > FULL_STOP else vocab_size - 1,
@@ -88,17 +87,17 @@ def original_architecture(
     if width % HEAD_WIDTH == 0:
         found["text"]["heads"] = width // HEAD_WIDTH
     if any(name.startswith(BLOCKS) for name in theirs) or f"{MAPPER}prefix_const" in theirs:
-        rows, found["embed_dim"] = _shape(theirs, f"{MAPPER}linear.weight", source)
-        found["prefix_length"] = _shape(theirs, f"{MAPPER}prefix_const", source)[0]
+        rows, found["embed_dim"] = shape_of(theirs, f"{MAPPER}linear.weight", 2, WHAT, source)
+        found["prefix_length"] = shape_of(theirs, f"{MAPPER}prefix_const", 2, WHAT, source)[0]
         found["mapper"] = {
             "kind": "transformer",
             "clip_length": rows // width,
             "layers": count_of(theirs, BLOCKS),
-            "mlp_ratio": _shape(theirs, f"{BLOCKS}0.mlp.fc1.weight", source)[0] / width,
+            "mlp_ratio": shape_of(theirs, f"{BLOCKS}0.mlp.fc1.weight", 2, WHAT, source)[0] / width,
         }
     else:
-        hidden, found["embed_dim"] = _shape(theirs, f"{MAPPER}model.0.weight", source)
-        found["prefix_length"] = _shape(theirs, f"{MAPPER}model.2.weight", source)[0] // width
+        hidden, found["embed_dim"] = shape_of(theirs, f"{MAPPER}model.0.weight", 2, WHAT, source)
+        found["prefix_length"] = shape_of(theirs, f"{MAPPER}model.2.weight", 2, WHAT, source)[0] // width
         found["mapper"] = {"kind": "mlp", "hidden": hidden}
     found["max_text_length"] = max(1, min(LONGEST, positions - found["prefix_length"]))
     return architecture_of(found, config, source)
@@ -147,20 +146,7 @@ def _load(theirs: Mapping[str, Tensor], model: ClipCap, source: str) -> None:
     known = {name for parts in names.values() for name, _ in parts}
     wrong += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in theirs.items() if name not in known]
     if wrong:
-        listed = "\n  ".join(wrong)
-        raise CheckpointError(
-            f"{source}: expected the tensors of a ClipCap, found\n  {listed}\n"
-            "Give the whole checkpoint, and the settings it was trained with"
-        )
+        refuse(wrong, WHAT, source)
     with torch.no_grad():
         for ours, parts in names.items():
             own[ours].copy_(torch.cat([theirs[name] for name, _ in parts]) if len(parts) > 1 else theirs[parts[0][0]])
-
-
-def _shape(theirs: Mapping[str, Tensor], name: str, source: str) -> list[int]:
-    if name not in theirs:
-        some = ", ".join(list(theirs)[:5]) or "none"
-        raise CheckpointError(
-            f"{source}: expected the weights of a ClipCap, found no {name} but {some}, .... Give the whole checkpoint"
-        )
-    return shape_of(theirs, name, source)

@@ -3,7 +3,7 @@
 What shapes do not say (heads, norms, token ids, the [CLS] mask) is that of the released models unless the caller says otherwise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from capfilt.config.architectures.coca import CocaArchitecture, CocaVitConfig
 from capfilt.errors import CheckpointError
 from capfilt.modeling.coca.fields import architecture_of
 from capfilt.modeling.coca.network import CoCa
-from capfilt.modeling.med.checkpoints.names import count_of
-from capfilt.modeling.med.checkpoints.original import state_dict_in
+from capfilt.modeling.published import count_of, refuse, shape_of, state_dict_in
 from capfilt.modeling.vision import VisionTransformer, interpolated
 from capfilt.modeling.weights import own_tensors
 
+WHAT = "an open_clip CoCa with attentional pooling"
 SOURCE = "state dict"
 HEAD_WIDTH = 64
 """Of the released models' image encoders and texts; their poolers have 8 heads."""
@@ -99,11 +99,7 @@ def load(theirs: Mapping[str, Tensor], model: CoCa, source: str) -> None:
         values |= zip(place.ours, pieces, strict=True)
     wrong += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in theirs.items() if name not in known]
     if wrong:
-        listed = "\n  ".join(wrong)
-        raise CheckpointError(
-            f"{source}: expected the tensors of an open_clip CoCa, found\n  {listed}\n"
-            "Give the whole checkpoint, and the settings it was trained with"
-        )
+        refuse(wrong, WHAT, source)
     with torch.no_grad():
         for name, tensor in values.items():
             own[name].copy_(tensor.reshape(own[name].shape))
@@ -226,12 +222,12 @@ def _resize(theirs: dict[str, Tensor], model: CoCa) -> None:
 
 def _found(theirs: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     """The fields of a CocaArchitecture that shapes give, and the released models' values where a width gives the rest."""
-    width, _, _, patch = _shape(theirs, "visual.conv1.weight", 4, source)
-    side = int((_shape(theirs, "visual.positional_embedding", 2, source)[0] - 1) ** 0.5)
-    queries, pooler_width = _shape(theirs, "visual.attn_pool.query", 2, source)
-    vocab_size, text_width = _shape(theirs, "text.token_embedding.weight", 2, source)
-    positions = _shape(theirs, "text.positional_embedding", 2, source)[0]
-    hidden = _shape(theirs, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2, source)[0]
+    width, _, _, patch = shape_of(theirs, "visual.conv1.weight", 4, WHAT, source)
+    side = int((shape_of(theirs, "visual.positional_embedding", 2, WHAT, source)[0] - 1) ** 0.5)
+    queries, pooler_width = shape_of(theirs, "visual.attn_pool.query", 2, WHAT, source)
+    vocab_size, text_width = shape_of(theirs, "text.token_embedding.weight", 2, WHAT, source)
+    positions = shape_of(theirs, "text.positional_embedding", 2, WHAT, source)[0]
+    hidden = shape_of(theirs, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2, WHAT, source)[0]
     heads = {"heads": text_width // HEAD_WIDTH} if text_width % HEAD_WIDTH == 0 else {}
     is_joint = not any(name.startswith("visual.attn_pool_contrastive.") for name in theirs)
     return {
@@ -259,7 +255,7 @@ def _found(theirs: Mapping[str, Tensor], source: str) -> dict[str, Any]:
             "vocab_size": vocab_size,
             "width": text_width,
             "layers": count_of(theirs, "text.transformer.resblocks."),
-            "intermediate": _shape(theirs, "text.transformer.resblocks.0.mlp.c_fc.weight", 2, source)[0],
+            "intermediate": shape_of(theirs, "text.transformer.resblocks.0.mlp.c_fc.weight", 2, WHAT, source)[0],
             "max_positions": positions - 1,
             "cls_mask": "released",
             "cls_position": "padded",
@@ -270,20 +266,10 @@ def _found(theirs: Mapping[str, Tensor], source: str) -> dict[str, Any]:
         },
         "multimodal": {
             "layers": count_of(theirs, "text_decoder.resblocks."),
-            "intermediate": _shape(theirs, "text_decoder.resblocks.0.mlp.c_fc.weight", 2, source)[0],
+            "intermediate": shape_of(theirs, "text_decoder.resblocks.0.mlp.c_fc.weight", 2, WHAT, source)[0],
             "self_mlp": True,
             **heads,
         },
-        "embed_dim": _shape(theirs, "visual.proj", 2, source)[1],
+        "embed_dim": shape_of(theirs, "visual.proj", 2, WHAT, source)[1],
         "max_text_length": positions - 1,
     }
-
-
-def _shape(theirs: Mapping[str, Tensor], name: str, axes: int, source: str) -> Sequence[int]:
-    if name not in theirs or theirs[name].ndim != axes:
-        found = f"one of shape {list(theirs[name].shape)}" if name in theirs else f"none but {', '.join(list(theirs)[:5])}, ..."
-        raise CheckpointError(
-            f"{source}: expected the weights of an open_clip CoCa with attentional pooling, so a {name} of {axes} axes, found "
-            f"{found}. Check the file"
-        )
-    return list(theirs[name].shape)

@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
 from capfilt.config.architectures.coca import CocaArchitecture
-from capfilt.config.find import find_yaml
 from capfilt.errors import CheckpointError, ConfigError
+from capfilt.modeling.published import architecture_from, told_fields
 
 RELEASED = {"coca_ViT-B-32": "coca_vit_b32", "coca_ViT-L-14": "coca_vit_l14"}
 """open_clip's names of the models whose architectures lie in models/."""
@@ -37,7 +34,7 @@ def architecture_of(
         ConfigError: If `config` has unknown fields or describes no architecture.
         CheckpointError: If a field that shapes do not give is missing.
     """
-    told = _told(config)
+    told = told_fields(config, CocaArchitecture, _translated, known_as=RELEASED)
     fields = {**found, **{key: value for key, value in told.items() if key not in SECTIONS}}
     for section in SECTIONS:
         fields[section] = {**found[section], **told.get(section, {})}
@@ -48,30 +45,7 @@ def architecture_of(
                 f"64, 8 in the pooler). Give {section}: {{heads: ...}}"
             )
     fields["max_text_length"] = min(fields["max_text_length"], fields["text"]["max_positions"])
-    try:
-        return CocaArchitecture.model_validate(fields)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}, found {e['input']!r}" for e in error.errors()]
-        raise ConfigError(
-            "\n  ".join([f"{source}: expected an architecture that fits, found", *lines]) + "\nGive these fields"
-        ) from None
-
-
-def _told(config: CocaArchitecture | Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
-    """The caller's fields in our words."""
-    match config:
-        case None:
-            return {}
-        case CocaArchitecture():
-            return config.model_dump()
-        case str() | Path():
-            path = Path(config) if Path(config).is_file() else find_yaml(RELEASED.get(str(config), config), "models")
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if not isinstance(content, Mapping):
-                raise ConfigError(f"{path}: expected fields of an architecture, found {type(content).__name__}. Correct the file")
-            return _told(content)
-        case _:
-            return _translated(config)
+    return architecture_from(fields, CocaArchitecture, source)
 
 
 def _translated(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,33 +4,37 @@ What shapes do not say (heads, norms, decay, probabilities, frozen stages) is th
 caller says otherwise.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from capfilt.config.architectures.soho import SohoArchitecture
-from capfilt.config.find import find_yaml
-from capfilt.errors import CheckpointError, ConfigError
-from capfilt.modeling.med.checkpoints.fields import activation_of
-from capfilt.modeling.med.checkpoints.names import count_of
-from capfilt.modeling.med.checkpoints.original import state_dict_in
+from capfilt.errors import CheckpointError
+from capfilt.modeling.published import (
+    Names,
+    activation_of,
+    architecture_from,
+    count_of,
+    shape_of,
+    state_dict_in,
+    to_ours,
+    to_theirs,
+    told_fields,
+)
 from capfilt.modeling.soho.network import SOHO
 from capfilt.modeling.weights import own_tensors
 
 SOURCE = "state dict"
+WHAT = "a pre-trained SOHO"
 HEAD_WIDTH = 64
 """Of BERT-base: heads are a size that shapes do not show."""
 CLASSIFIER = ("fc.weight", "fc.bias")
 COUNTER = "num_batches_tracked"
 """Of batch norms; files of old torch versions have none, and nothing here depends on it."""
 SECTIONS = ("image", "dictionary", "text")
-Names = dict[str, tuple[str, ...]]
-"""Our tensor -> theirs; several of theirs stand one after the other along axis 0 of ours."""
 
 _LAYER = {
     "self_block.attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -90,16 +94,14 @@ def from_original(
     ignored = [_TIED]
     if architecture.dictionary.update == "ema_mean":
         ignored += ["neck.vq.cluster_size", "neck.vq.embed_avg"]
-    _load(theirs, model, names, "a SOHO", source, ignored)
+    to_ours(theirs, model, names, WHAT, source, is_ignored=ignored.__contains__, may_miss=_counts)
     return model.eval()
 
 
 def to_original(model: SOHO) -> dict[str, Tensor]:
     """The state dict that the original code would load: what `from_original` reads back to an equal network."""
     own = own_tensors(model)
-    found: dict[str, Tensor] = {}
-    for ours, parts in original_names(model).items():
-        found |= zip(parts, own[ours].chunk(len(parts)) if len(parts) > 1 else (own[ours],), strict=True)
+    found = to_theirs(own, original_names(model))
     found[_TIED] = found[_WORDS]
     found["neck.vq.cluster_sum"] = found["neck.vq.cluster_sum"].float()
     for name, like in (("neck.vq.cluster_size", "neck.vq.cluster_sum"), ("neck.vq.embed_avg", "neck.vq.embed")):
@@ -111,7 +113,7 @@ def load_trunk(model: SOHO, content: Mapping[str, Any]) -> None:
     """See `SOHO.load_trunk`."""
     theirs = {name: tensor for name, tensor in _tensors(content, "ImageNet weights").items() if name not in CLASSIFIER}
     names: Names = {name: (name,) for name in own_tensors(model.trunk)}
-    _load(theirs, model.trunk, names, "a ResNet of this size", "ImageNet weights")
+    to_ours(theirs, model.trunk, names, "a ResNet of this size", "ImageNet weights", may_miss=_counts)
 
 
 def original_names(model: SOHO) -> Names:
@@ -129,45 +131,12 @@ def original_names(model: SOHO) -> Names:
 
 
 def _tensors(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    """Bare or under `state_dict` or `model`; without position ids, which are no weights."""
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    found = state_dict_in(content, source)
-    return {name: tensor for name, tensor in found.items() if not name.endswith("position_ids")}
+    """Without position ids, which are no weights."""
+    return {name: tensor for name, tensor in state_dict_in(content, source).items() if not name.endswith("position_ids")}
 
 
-def _load(
-    theirs: Mapping[str, Tensor], model: nn.Module, names: Names, what: str, source: str, ignored: Iterable[str] = ()
-) -> None:
-    """Copy their tensors into the network, each in its place.
-
-    Raises:
-        CheckpointError: If tensors are missing, unexpected or of another shape; lists all and changes nothing.
-    """
-    own = own_tensors(model)
-    wrong: list[str] = []
-    values: dict[str, Tensor] = {}
-    for ours, parts in names.items():
-        expected = list(own[ours].shape)
-        if len(parts) > 1:
-            expected[0] //= len(parts)
-        missing = [name for name in parts if name not in theirs and not name.endswith(COUNTER)]
-        misshapen = [name for name in parts if name in theirs and list(theirs[name].shape) != expected]
-        wrong += [f"missing {name} {expected}" for name in missing]
-        wrong += [f"misshapen {name}: expected {expected}, found {list(theirs[name].shape)}" for name in misshapen]
-        if not missing and not misshapen and parts[0] in theirs:
-            values[ours] = torch.cat([theirs[name] for name in parts]) if len(parts) > 1 else theirs[parts[0]]
-    known = {name for parts in names.values() for name in parts} | set(ignored)
-    wrong += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in theirs.items() if name not in known]
-    if wrong:
-        listed = "\n  ".join(wrong)
-        raise CheckpointError(
-            f"{source}: expected the tensors of {what}, found\n  {listed}\n"
-            "Give the whole checkpoint, and the settings it was trained with"
-        )
-    with torch.no_grad():
-        for ours, tensor in values.items():
-            own[ours].copy_(tensor)
+def _counts(name: str) -> bool:
+    return name.endswith(COUNTER)
 
 
 # ── what shapes and the caller say ──────────────────────────────────────────────────────────────────────────
@@ -176,7 +145,10 @@ def _load(
 def _architecture(
     theirs: Mapping[str, Tensor], config: SohoArchitecture | Mapping[str, Any] | str | Path | None, source: str
 ) -> SohoArchitecture:
-    found, told = _found(theirs, source), _told(config)
+    found, told = (
+        _found(theirs, source),
+        told_fields(config, SohoArchitecture, lambda fields: _translated(fields.get("model", fields))),
+    )
     fields = {**found, **{key: value for key, value in told.items() if key not in SECTIONS}}
     for section in SECTIONS:
         fields[section] = {**found[section], **told.get(section, {})}
@@ -186,19 +158,13 @@ def _architecture(
             "say it (BERT: heads of 64). Give text: {heads: ...}"
         )
     fields["max_text_length"] = min(fields["max_text_length"], fields["text"]["max_positions"])
-    try:
-        return SohoArchitecture.model_validate(fields)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}, found {e['input']!r}" for e in error.errors()]
-        raise ConfigError(
-            "\n  ".join([f"{source}: expected an architecture that fits, found", *lines]) + "\nGive these fields"
-        ) from None
+    return architecture_from(fields, SohoArchitecture, source)
 
 
 def _found(theirs: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     """Fields that shapes give, and the published configuration's values."""
-    width, _, side, _ = _shape(theirs, "backbone.conv1.weight", 4, source)
-    vocab_size, text_width = _shape(theirs, _WORDS, 2, source)
+    width, _, side, _ = shape_of(theirs, "backbone.conv1.weight", 4, WHAT, source)
+    vocab_size, text_width = shape_of(theirs, _WORDS, 2, WHAT, source)
     stages = [1 + stage for stage in range(4) if f"backbone.layer{stage + 1}.0.conv1.weight" in theirs]
     image: dict[str, Any] = {
         "stem": "imagenet" if side == 7 else "small",
@@ -214,8 +180,8 @@ def _found(theirs: Mapping[str, Tensor], source: str) -> dict[str, Any]:
         "vocab_size": vocab_size,
         "width": text_width,
         "layers": count_of(theirs, "language.bert.encoder.layer."),
-        "intermediate": _shape(theirs, "language.bert.encoder.layer.0.intermediate.dense.weight", 2, source)[0],
-        "max_positions": _shape(theirs, "language.bert.embeddings.position_embeddings.weight", 2, source)[0],
+        "intermediate": shape_of(theirs, "language.bert.encoder.layer.0.intermediate.dense.weight", 2, WHAT, source)[0],
+        "max_positions": shape_of(theirs, "language.bert.embeddings.position_embeddings.weight", 2, WHAT, source)[0],
         "dropout": 0.1,
         "attention_dropout": 0.1,
     }
@@ -227,7 +193,7 @@ def _found(theirs: Mapping[str, Tensor], source: str) -> dict[str, Any]:
         "kind": "soho",
         "image": image,
         "dictionary": {
-            "codes": _shape(theirs, "neck.vq.embed", 2, source)[0],
+            "codes": shape_of(theirs, "neck.vq.embed", 2, WHAT, source)[0],
             "update": "ema_count",
             "decay": 0.4,
             "unused": "fade",
@@ -243,34 +209,9 @@ def _found(theirs: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     }
 
 
-def _shape(theirs: Mapping[str, Tensor], name: str, axes: int, source: str) -> list[int]:
-    if name not in theirs or theirs[name].ndim != axes:
-        found = f"one of shape {list(theirs[name].shape)}" if name in theirs else f"none but {', '.join(list(theirs)[:5])}, ..."
-        raise CheckpointError(
-            f"{source}: expected the weights of a pre-trained SOHO, so a {name} of {axes} axes, found {found}. Check the file"
-        )
-    return list(theirs[name].shape)
-
-
-def _told(config: SohoArchitecture | Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
-    """The caller's fields in our words."""
-    match config:
-        case None:
-            return {}
-        case SohoArchitecture():
-            return config.model_dump()
-        case str() | Path():
-            path = Path(config) if Path(config).is_file() else find_yaml(config, "models")
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if not isinstance(content, Mapping):
-                raise ConfigError(f"{path}: expected fields of an architecture, found {type(content).__name__}. Correct the file")
-            return _told(content)
-        case _:
-            return _translated(config.get("model", config))
-
-
 def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
     """Ours as they are; of the original's what shapes do not show, in its sections or without them."""
+    config = config.get("model", config)
     told: dict[str, Any] = {section: {} for section in SECTIONS}
     flat = {name: place for settings in _SETTINGS.values() for name, place in settings.items()}
     for key, value in config.items():

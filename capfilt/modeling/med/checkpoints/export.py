@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 from capfilt.config.architecture import MedArchitecture, Role
 from capfilt.errors import CheckpointError, ConfigError, InputError
-from capfilt.modeling.med.checkpoints.names import published_names, to_theirs
+from capfilt.modeling.med.checkpoints.names import published_names, tensors_of
 from capfilt.modeling.med.checkpoints.transformers_folder import BICUBIC, CONFIG, ITM_POSITION
 from capfilt.modeling.med.network import MED, missing_role
+from capfilt.modeling.published import to_theirs
 from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.modeling.weights import LoadedMed
 
@@ -69,7 +70,7 @@ def export_transformers(loaded: LoadedMed, out: Path, role: Role | None = None) 
 
 def save_weights(model: MED, role: Role, folder: Path) -> None:
     only = model.config.model_copy(update={"roles": (role,)})
-    tensors = to_theirs(model, published_names(only, "transformers"))
+    tensors = to_theirs(tensors_of(model), published_names(only, "transformers"))
     if role == "captioner":
         tensors["text_decoder.cls.predictions.bias"] = tensors["text_decoder.cls.predictions.decoder.bias"]
     # Copies: a file of safetensors holds no tensor twice.

@@ -7,15 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
 from capfilt.config.architecture import MedArchitecture, Role
-from capfilt.config.find import find_yaml
 from capfilt.errors import CheckpointError, ConfigError
-
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
-"""transformers' names of the activations that a MED can have."""
+from capfilt.modeling.published import architecture_from, read_fields, renamed, told_fields
 
 _IMAGE = {  # of timm's VisionTransformer, as BLIP calls it, and of transformers' BlipVisionConfig
     "image_size": "size",
@@ -80,7 +74,7 @@ def architecture_fields(
         ConfigError: If `config` has unknown fields or describes no architecture.
         CheckpointError: If a field that shapes do not give is missing.
     """
-    told = _told(config)
+    told = told_fields(config, MedArchitecture, _translated)
     fields = {**found, **{key: value for key, value in told.items() if key not in ("image", "text")}}
     for section in ("image", "text"):
         fields[section] = {**found[section], **told.get(section, {})}
@@ -92,35 +86,7 @@ def architecture_fields(
     fields["text"] |= {key: value for key, value in certain.items() if key != "queue_size"}
     fields |= {key: value for key, value in certain.items() if key == "queue_size"}
     fields["roles"] = [role for role in roles if role in told.get("roles", roles)]
-    try:
-        return MedArchitecture.model_validate(fields)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}, found {e['input']!r}" for e in error.errors()]
-        raise ConfigError(
-            "\n  ".join([f"{source}: expected an architecture that fits, found", *lines]) + "\nGive these fields"
-        ) from None
-
-
-def _told(config: MedArchitecture | Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
-    """The caller's fields in our words."""
-    match config:
-        case None:
-            return {}
-        case MedArchitecture():
-            return config.model_dump()
-        case str() | Path():
-            path = Path(config) if Path(config).is_file() else find_yaml(config, "models")
-            return _told(_read(path))
-        case _:
-            return _translated(config)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """A YAML or JSON file (which is YAML)."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{path}: expected fields of an architecture, found {type(content).__name__}. Correct the file")
-    return content
+    return architecture_from(fields, MedArchitecture, source)
 
 
 def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,30 +96,16 @@ def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
             told[key] |= value
         elif key in _SECTIONS or (key == "vit" and isinstance(value, Mapping)):
             section, words = _SECTIONS.get(key, ("image", _IMAGE))
-            content = _read(Path(value)) if isinstance(value, str | Path) else value
-            told[section] |= _renamed(content, words)
+            content = read_fields(Path(value)) if isinstance(value, str | Path) else value
+            told[section] |= renamed(content, words)
         elif key == "vit":
             if value not in _VIT:
                 raise ConfigError(f"vit: expected one of {', '.join(_VIT)}, found {value!r}; correct it")
             told["image"].setdefault("heads", _VIT[value])
         elif key in _FLAT_IMAGE:
-            told["image"] |= _renamed({key: value}, _IMAGE)
+            told["image"] |= renamed({key: value}, _IMAGE)
         elif key in _TEXT:
-            told["text"] |= _renamed({key: value}, _TEXT)
+            told["text"] |= renamed({key: value}, _TEXT)
         elif key not in _WITHOUT_EFFECT:
             told[key] = value
     return told
-
-
-def _renamed(content: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
-    """The fields that a MED knows; the others (initialisation, versions) do not change what it computes."""
-    found = {ours: content[theirs] for theirs, ours in words.items() if content.get(theirs) is not None}
-    if "activation" in found:
-        found["activation"] = activation_of(found["activation"])
-    return found
-
-
-def activation_of(name: Any) -> str:
-    if name not in ACTIVATIONS:
-        raise ConfigError(f"hidden_act: expected one of {', '.join(ACTIVATIONS)}, found {name!r}; a MED has no other")
-    return ACTIVATIONS[name]

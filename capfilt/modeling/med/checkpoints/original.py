@@ -19,19 +19,17 @@ from capfilt.modeling.med.checkpoints.fields import architecture_fields
 from capfilt.modeling.med.checkpoints.names import (
     DECODER,
     ENCODER,
-    Names,
-    count_of,
+    WHAT,
     is_shared,
     is_tied,
     published_names,
     roles_of,
-    shape_of,
-    to_ours,
-    to_theirs,
+    tensors_of,
     with_aliases,
 )
 from capfilt.modeling.med.network import MED
 from capfilt.modeling.med.training import MedCaptionerFinetuning, MedFilterFinetuning, MedPretraining
+from capfilt.modeling.published import Names, count_of, shape_of, state_dict_in, to_ours, to_theirs
 from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.modeling.vision import interpolated
 from capfilt.modeling.weights import LoadedMed
@@ -89,20 +87,6 @@ def read_original(path: Path) -> dict[str, Tensor]:
     return state_dict_in(content, str(path))
 
 
-def state_dict_in(content: Any, source: str) -> dict[str, Tensor]:
-    """The tensors, bare or under `model`, without the prefix that distributed training puts before names."""
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(x, Tensor) for x in content.values()):
-        found = (
-            type(content).__name__ if not isinstance(content, Mapping) else f"entries {', '.join(map(str, list(content)[:5]))}"
-        )
-        raise CheckpointError(
-            f"{source}: expected a state dict, bare or under `model`, found {found}. Give the model's state dict"
-        )
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
 def from_original(
     content: Mapping[str, Any],
     config: MedArchitecture | Mapping[str, Any] | str | Path | None = None,
@@ -125,7 +109,7 @@ def from_original(
         unasked = [
             name for name in weights if name.startswith(("text_encoder.", "itm_head.", "vision_proj.", "text_proj.", "temp"))
         ]
-    to_ours(weights, model, names, source, ignored=unasked)
+    to_ours(weights, model, names, WHAT, source, is_ignored=set(unasked).__contains__)
     if keep_training and training:
         # Now, not when `losses` is called: the caller's tensors may be a network's own, which moves on.
         model._objective.append(objective_of(model, training))
@@ -136,9 +120,9 @@ def original_architecture(
     theirs: Mapping[str, Tensor], config: MedArchitecture | Mapping[str, Any] | str | Path | None, source: str
 ) -> MedArchitecture:
     """From shapes; what they do not say from `config`, and where that is silent too, BLIP's values."""
-    width, _, _, patch = shape_of(theirs, "visual_encoder.patch_embed.proj.weight", source)
-    side = int((shape_of(theirs, "visual_encoder.pos_embed", source)[1] - 1) ** 0.5)
-    hidden = shape_of(theirs, "visual_encoder.blocks.0.mlp.fc1.weight", source)[0]
+    width, _, _, patch = shape_of(theirs, "visual_encoder.patch_embed.proj.weight", 4, WHAT, source)
+    side = int((shape_of(theirs, "visual_encoder.pos_embed", 3, WHAT, source)[1] - 1) ** 0.5)
+    hidden = shape_of(theirs, "visual_encoder.blocks.0.mlp.fc1.weight", 2, WHAT, source)[0]
     image_layers = count_of(theirs, "visual_encoder.blocks.")
     roles = roles_of(theirs)
     if not roles:
@@ -146,7 +130,7 @@ def original_architecture(
             f"{source}: expected a text encoder or decoder beside the image encoder, found neither. Check the file"
         )
     tower = ENCODER if "filter" in roles else DECODER
-    vocab_size, text_width = shape_of(theirs, f"{tower}embeddings.word_embeddings.weight", source)
+    vocab_size, text_width = shape_of(theirs, f"{tower}embeddings.word_embeddings.weight", 2, WHAT, source)
     found: dict[str, Any] = {
         "kind": "med",
         "image": {
@@ -161,8 +145,8 @@ def original_architecture(
             "vocab_size": vocab_size,
             "width": text_width,
             "layers": count_of(theirs, f"{tower}encoder.layer."),
-            "intermediate": shape_of(theirs, f"{tower}encoder.layer.0.intermediate.dense.weight", source)[0],
-            "max_positions": shape_of(theirs, f"{tower}embeddings.position_embeddings.weight", source)[0],
+            "intermediate": shape_of(theirs, f"{tower}encoder.layer.0.intermediate.dense.weight", 2, WHAT, source)[0],
+            "max_positions": shape_of(theirs, f"{tower}embeddings.position_embeddings.weight", 2, WHAT, source)[0],
             "dropout": 0.1,
             "attention_dropout": 0.1,
         },
@@ -206,7 +190,14 @@ def objective_of(
         _resize(copied, "visual_encoder_m.pos_embed", model)
         # The original copies cross-attention too, and never uses it.
         unused = [name for name in copied if ".crossattention." in name]
-        to_ours(copied, objective.momentum, momentum_names(model.config), "momentum copies", ignored=unused)
+        to_ours(
+            copied,
+            objective.momentum,
+            momentum_names(model.config),
+            WHAT,
+            "momentum copies",
+            is_ignored=set(unused).__contains__,
+        )
     queue = objective.queue
     if "image_queue" in theirs:
         with torch.no_grad():
@@ -246,12 +237,12 @@ def to_original(model: MED) -> dict[str, Tensor]:
         raise CheckpointError(
             "to_original: expected a patch stem, found a convolutional one, which BLIP has not. Keep our own folder"
         )
-    found = to_theirs(model, published_names(architecture, "original"))
+    found = to_theirs(tensors_of(model), published_names(architecture, "original"))
     if "captioner" in architecture.roles:
         found["text_decoder.cls.predictions.bias"] = found["text_decoder.cls.predictions.decoder.bias"]
     objective = model.objective if model._objective else None
     if isinstance(objective, MedPretraining | MedFilterFinetuning):
-        found |= to_theirs(objective.momentum, momentum_names(architecture))
+        found |= to_theirs(tensors_of(objective.momentum), momentum_names(architecture))
         queue = objective.queue
         found |= {"image_queue": queue.image_QE.T, "text_queue": queue.text_QE.T}
         pointer = "queue_ptr" if isinstance(objective, MedPretraining) else "ptr_queue"

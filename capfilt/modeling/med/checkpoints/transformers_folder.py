@@ -18,18 +18,17 @@ from torch import Tensor
 from capfilt.config.architecture import MedArchitecture, Role
 from capfilt.errors import CheckpointError
 from capfilt.modeling.build import build
-from capfilt.modeling.med.checkpoints.fields import activation_of
 from capfilt.modeling.med.checkpoints.names import (
     DECODER,
     ENCODER,
+    WHAT,
     is_shared,
     is_tied,
     published_names,
     roles_of,
-    shape_of,
-    to_ours,
     with_aliases,
 )
+from capfilt.modeling.published import activation_of, shape_of, to_ours
 from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.modeling.weights import LoadedMed
 
@@ -55,7 +54,7 @@ def load_transformers(folder: Path, vocabulary: str | Path | None = None) -> Loa
     theirs = {name: tensor for name, tensor in with_aliases(read_tensors(folder)).items() if name != "logit_scale"}
     roles = roles_of(theirs)
     if not roles:
-        shape_of(theirs, f"{DECODER}embeddings.word_embeddings.weight", str(folder))
+        shape_of(theirs, f"{DECODER}embeddings.word_embeddings.weight", 2, WHAT, str(folder))
     tokenizer = folder_tokenizer(folder, vocabulary)
     try:
         architecture = _architecture(folder, settings, theirs, roles, tokenizer)
@@ -68,7 +67,7 @@ def load_transformers(folder: Path, vocabulary: str | Path | None = None) -> Loa
             f"{len(tokenizer)}. Bring the folder's own tokenizer, or give the matching `vocabulary`"
         )
     model = build(architecture)
-    to_ours(theirs, model, published_names(architecture, "transformers"), str(folder))
+    to_ours(theirs, model, published_names(architecture, "transformers"), WHAT, str(folder))
     return LoadedMed(model.eval(), architecture, tokenizer)
 
 
@@ -91,7 +90,7 @@ def _architecture(
             f"{text.bos_token_id}. Use a checkpoint with BLIP's vocabulary"
         )
     tower = ENCODER if "filter" in roles else DECODER
-    longest = shape_of(theirs, f"{tower}embeddings.position_embeddings.weight", str(folder))[0]
+    longest = shape_of(theirs, f"{tower}embeddings.position_embeddings.weight", 2, WHAT, str(folder))[0]
     optional: dict[str, Any] = {name: picture[name] for name in ("image_mean", "image_std") if name in picture}
     if "vision_proj.weight" in theirs:
         optional["embed_dim"] = theirs["vision_proj.weight"].shape[0]
