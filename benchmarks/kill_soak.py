@@ -57,7 +57,7 @@ REDUCED = {
 }
 OUTSIDE = ("events", "report.html", "lease.json")  # wall-clock
 OPERATIONAL = ("config.yaml", "plan.json")  # name the executor and the run folder
-WORKERS = ("ray::PoolActor", "ray::CaptionActor", "ray::FilterActor", "ray::MapWorker")
+WORKERS = ("ray::PoolActor", "ray::CaptionActor", "ray::FilterActor", "ray::FusedActor", "ray::MapWorker")
 ORPHANS_S = 20.0  # after the driver died
 
 

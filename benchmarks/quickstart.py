@@ -72,7 +72,7 @@ def resident(driver: int) -> list[tuple[str, int]]:
 
 
 def role(command: str) -> str:
-    for actor in ("PoolActor", "CaptionActor", "FilterActor"):
+    for actor in ("PoolActor", "CaptionActor", "FilterActor", "FusedActor"):
         if actor in command:
             return actor
     return "ray" if "ray" in command.lower() or "gcs_server" in command else "other"

@@ -22,6 +22,7 @@ from capfilt.run.jobs import candidates_job, make_executor, pool_job, serve
 from capfilt.run.lease import Lease
 from capfilt.run.ledger import Ledger
 from capfilt.run.local_executor import Executor
+from capfilt.run.pairing import paired
 from capfilt.run.phase import Passed, run_chunks
 from capfilt.run.planning import done_files
 from capfilt.run.preflight import check_address, check_means
@@ -237,7 +238,9 @@ class _Line:
 
     def _candidates(self, number: int, pool: Passed, pool_fingerprint: str) -> Scored:
         context = self.context
-        job = candidates_job(context.pipeline, context.plan.settings, number, pool_fingerprint)
+        job, pairing = paired(candidates_job(context.pipeline, context.plan.settings, number, pool_fingerprint))
+        if pairing is not None and pairing.told is not None:
+            context.progress.note(f"round {number}: {pairing.told}")
         chunks = [chunk for chunk in context.plan.chunks if chunk.chunk_id in pool.ok_rows]
         with context.steps.timed(job.name):
             passed = run_chunks(
@@ -258,6 +261,7 @@ class _Line:
             key_of(job.name, job.fingerprint, passed.sha256),
             job.scorer,
             job.pipeline,
+            pairing,
         )
 
     def _report(self) -> None:

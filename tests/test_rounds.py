@@ -23,6 +23,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import capfilt.modeling.med.checkpoints.find  # noqa: F401  (before a test puts a false torch in its place)
 from capfilt import captioners, filters, rounds
 from capfilt.config.load import load_text
 from capfilt.config.pipeline import Pipeline
@@ -37,7 +38,7 @@ from capfilt.errors import (
     Terminated,
 )
 from capfilt.rounds import RunResult, run_pipeline
-from capfilt.run import files
+from capfilt.run import files, pairing
 from capfilt.run.lease import Lease
 from capfilt.run.local_executor import LocalExecutor
 from capfilt.run.planning import plan_pipeline
@@ -118,6 +119,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     put_in("capfilt.stages.download", DownloadStage=lambda *args, **kwargs: FakeDownload(world))
     monkeypatch.setattr(captioners, "build_captioner", lambda config, *, trained, device: FakeCaptioner(world, trained))
     monkeypatch.setattr(filters, "build_filter", lambda config, *, trained, device: FakeFilter(world, trained))
+    monkeypatch.setattr(pairing, "compare", lambda captioner, scorer: ("separate", "separate"))
 
     def trainer(name: str) -> Callable[..., None]:
         def fake(config: Any, *args: Any, out: Path, on_step: Any, web: Any = None, **kwargs: Any) -> None:

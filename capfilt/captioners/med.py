@@ -25,6 +25,10 @@ class MedCaptioner:
         tokenizer = network.tokenizer
         self._prompt_P = torch.from_numpy(tokenizer.encode_prompt(prompt)).to(network.device)
 
+    @property
+    def network(self) -> Inference:
+        return self._network
+
     @classmethod
     def load(
         cls,

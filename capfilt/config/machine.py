@@ -42,6 +42,8 @@ class Resources(Section):
     download: StageResources = StageResources(threads=64)
     caption: StageResources = StageResources()
     filter: StageResources = StageResources()
+    # where captioner and filter have equal image encoders: both in one actor, with caption's resources, each picture encoded once
+    fuse: bool = True
     train: TrainResources = TrainResources()
     retries_per_chunk: int = Field(default=3, ge=0)
     chunks_per_wave: Positive = 512

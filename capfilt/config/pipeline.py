@@ -79,10 +79,12 @@ class Pipeline(Section):
             self.screen.require_columns(self.read.keep_columns)
         captioner = self.caption.captioner if self.caption else None
         scorer = self.filter.filter if self.filter else None
-        if isinstance(captioner, MedModel) and isinstance(scorer, MedModel) and captioner.checkpoint == scorer.checkpoint:
+        is_same = isinstance(captioner, MedModel) and isinstance(scorer, MedModel) and captioner.checkpoint == scorer.checkpoint
+        if is_same and self.filter is not None and not self.filter.allow_shared_weights:
             raise ValueError(
-                f"captioner and filter are the same weights ({captioner.checkpoint}); a filter overlooks the errors of its own "
-                "captioner (BLIP Table 4: 8 % instead of 25 % noise found). Name another checkpoint for one of them"
+                f"captioner and filter are the same weights ({getattr(captioner, 'checkpoint', '')}); a filter overlooks the "
+                "errors of its own captioner (BLIP Table 4: 8 % instead of 25 % noise found). Name another checkpoint for one of "
+                "them, or write filter.allow_shared_weights: true"
             )
         return self
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from capfilt.config.base import Positive, Section, Share
+from capfilt.config.base import Positive, Section, Share, operational
 from capfilt.config.decoding import Decoding, Nucleus
 
 
@@ -51,6 +51,9 @@ class FilterConfig(Section):
     batch_size: Positive = 64
     dtype: Dtype = "float32"
     pixels: Pixels = "exact"  # as `caption.pixels`
+    allow_shared_weights: bool = operational(default=False)
+    """Let one set of weights be both captioner and filter, which overlooks its own errors (BLIP Table 4); it is told wherever the
+    run is."""
 
 
 class DedupConfig(Section):

@@ -29,6 +29,10 @@ class MedFilter:
         self.covering = network.covering
         self._network = network
 
+    @property
+    def network(self) -> Inference:
+        return self._network
+
     @classmethod
     def load(
         cls,

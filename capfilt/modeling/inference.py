@@ -21,6 +21,7 @@ from capfilt.modeling.med.network import MED, missing_role
 from capfilt.modeling.memory import in_batches
 from capfilt.modeling.preprocess import normalise, to_uint8
 from capfilt.modeling.tokenizer import Tokenizer
+from capfilt.modeling.trunk import Trunk
 from capfilt.modeling.weights import load_model
 
 Made = TypeVar("Made")
@@ -55,6 +56,7 @@ class Inference:
         self.dtype = DTYPES[dtype]
         self.pixels: Pixels = pixels
         self.model = model.eval().requires_grad_(False).to(self.device, self.dtype)
+        self._trunk: Trunk | None = None
 
     @classmethod
     def load(
@@ -95,8 +97,21 @@ class Inference:
             len(images), self.batch_size, lambda here, size: work(here, self._encode(images[here.start : here.stop], size))
         )
 
-    @torch.inference_mode()
+    def share_trunk(self, other: "Inference") -> None:
+        """From now on both use this one's image encoder, once for each batch of pictures that both are shown.
+
+        The caller has seen that the encoders are equal (`modeling.trunk.trunk_identity`).
+        """
+        other.model.vision = self.model.vision
+        self._trunk = other._trunk = Trunk(self.batch_size)
+
     def _encode(self, images: Sequence[Image], size: int) -> Tensor:
+        if self._trunk is None:
+            return self._encode_anew(images, size)
+        return self._trunk.encoded(images, size, lambda: self._encode_anew(images, size))
+
+    @torch.inference_mode()
+    def _encode_anew(self, images: Sequence[Image], size: int) -> Tensor:
         pixels_BCHW = to_uint8(images, self.architecture.image.size, how=self.pixels)
         missing = size - len(images)
         if missing:

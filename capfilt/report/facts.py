@@ -72,6 +72,7 @@ class Facts:
     plan: Json
     rounds: tuple[Round, ...]
     phases: tuple[Phase, ...]
+    pairings: Mapping[int, Json]  # by round, how captioner and filter belong together, where a run noted it
 
     @property
     def name(self) -> str:
@@ -148,6 +149,7 @@ def gather(folder: Path, tables: str | None = None) -> Facts:
         plan=_read_json(folder / "plan.json"),
         rounds=tuple(_round(folder / f"round-{number}", files.join(tables, f"round-{number}"), number) for number in numbers),
         phases=_phases(folder / "events"),
+        pairings=_pairings(folder / "events"),
     )
 
 
@@ -210,6 +212,15 @@ def _phases(folder: Path) -> tuple[Phase, ...]:
         else:
             found[name] = Phase(name, float(seconds), started)
     return tuple(found.values())
+
+
+def _pairings(folder: Path) -> dict[int, Json]:
+    """The last line of each round in events/pairing.jsonl."""
+    found: dict[int, Json] = {}
+    for line in read_lines(folder / "pairing.jsonl"):
+        if match := re.fullmatch(r"round-(\d+)/candidates", str(line.get("phase"))):
+            found[int(match[1])] = line
+    return found
 
 
 def _seconds(value: Any) -> float | None:

@@ -45,8 +45,9 @@ def write_remote_report(address: str, *, cards: int = 60) -> str:
     with Scratch(address) as scratch:
         for name in ("config.yaml", "plan.json"):
             scratch.fetch(name)
-        for line in files.lines(address, "phases"):  # there, each line is a file of its own
-            files.append_line(str(scratch.path()), "phases", line)
+        for name in ("phases", "pairing"):
+            for line in files.lines(address, name):  # there, each line is a file of its own
+                files.append_line(str(scratch.path()), name, line)
         for number in (path.rpartition("/")[2] for path in files.listing(address, "round-")):
             for name in ("metrics.json", "selection", "dedup", "dataset/manifest.json", "training"):
                 scratch.fetch(number, *name.split("/"))

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from capfilt.report import cards, charts, compare
+from capfilt.report import cards, charts, compare, pairing
 from capfilt.report.choice import column_where, pictures
 from capfilt.report.facts import TRAININGS, Facts, Round, dig
 from capfilt.report.funnel import funnel, steps, yield_share
@@ -43,6 +43,7 @@ def all_sections(facts: Facts, counted: Scan, thumbs: Thumbs) -> list[Section]:
         _funnel(facts, counted),
         _scores(facts, counted),
         _quality(facts),
+        *_pairing(facts, counted),
         _cards(facts, counted, thumbs),
         _duplicates(facts, counted, thumbs),
         _training(facts),
@@ -175,6 +176,12 @@ def _quality(facts: Facts) -> Section:
     if kinds:
         body = f'<div class="pair tables">{body}<div>{kinds}</div></div>'
     return Section("quality", "Filter", title, lead, body)
+
+
+def _pairing(facts: Facts, counted: Scan) -> list[Section]:
+    """Only where captioner and filter have something in common."""
+    told = pairing.told(facts, counted)
+    return [] if told is None else [Section("pairing", "One encoder", *told)]
 
 
 def _cards(facts: Facts, counted: Scan, thumbs: Thumbs) -> Section:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 from capfilt.config.download import DownloadConfig
 from capfilt.config.pipeline import Pipeline
@@ -17,7 +17,12 @@ from capfilt.run.files import join
 from capfilt.run.scratch import local_folder
 from capfilt.stages.base import Guarded, RowStage
 
-StageName = Literal["download", "screen", "caption", "filter"]
+if TYPE_CHECKING:
+    from capfilt.captioners import Captioner
+    from capfilt.config.round import CaptionConfig, FilterConfig
+    from capfilt.filters import Filter
+
+StageName = Literal["download", "screen", "caption", "filter", "caption+filter"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Job:
     captioner: str | None = None  # folder that `kind: trained` stands for
     scorer: str | None = None
     connect_to: dict[str, str] = field(default_factory=dict)  # host pattern -> host:port
+    fused: bool = False  # caption and filter run as one, on one image encoder
     again: Again | None = None  # of committed pool chunks, the rows to try again; None where chunks are made
 
     @property
@@ -65,25 +71,59 @@ def build_stage(name: StageName, job: Job) -> RowStage:
 
             return Guarded(ScreenStage(pipeline.screen))
         case "caption":
-            from capfilt.captioners import build_captioner
             from capfilt.stages.caption import CaptionStage
 
-            if pipeline.caption is None:
-                raise ContractError("stage `caption` was asked for in a run without a `caption` section")
-            with _local(job.captioner) as trained:
-                captioner = build_captioner(pipeline.caption, trained=trained, device=_device(pipeline.resources.caption.gpus))
-            return Guarded(CaptionStage(pipeline.caption, captioner=captioner, seed=pipeline.seed, round_number=job.round_number))
+            captioner, section = _captioner(job)
+            return Guarded(CaptionStage(section, captioner=captioner, seed=pipeline.seed, round_number=job.round_number))
         case "filter":
-            from capfilt.filters import build_filter
             from capfilt.stages.filter import FilterStage
 
-            if pipeline.filter is None:
-                raise ContractError("stage `filter` was asked for in a run without a `filter` section")
-            with _local(job.scorer) as trained:
-                scorer = build_filter(pipeline.filter, trained=trained, device=_device(pipeline.resources.filter.gpus))
-            return Guarded(FilterStage(pipeline.filter, scorer=scorer))
+            scorer, scoring = _scorer(job, pipeline.resources.filter.gpus)
+            return Guarded(FilterStage(scoring, scorer=scorer))
+        case "caption+filter":
+            return _fused(job)
         case _ as unreachable:
             assert_never(unreachable)
+
+
+def _captioner(job: Job) -> "tuple[Captioner, CaptionConfig]":
+    from capfilt.captioners import build_captioner
+
+    config = job.pipeline.caption
+    if config is None:
+        raise ContractError("stage `caption` was asked for in a run without a `caption` section")
+    with _local(job.captioner) as trained:
+        return build_captioner(config, trained=trained, device=_device(job.pipeline.resources.caption.gpus)), config
+
+
+def _scorer(job: Job, gpus: float) -> "tuple[Filter, FilterConfig]":
+    from capfilt.filters import build_filter
+
+    config = job.pipeline.filter
+    if config is None:
+        raise ContractError("stage `filter` was asked for in a run without a `filter` section")
+    with _local(job.scorer) as trained:
+        return build_filter(config, trained=trained, device=_device(gpus)), config
+
+
+def _fused(job: Job) -> RowStage:
+    """Both stages on the captioner's image encoder and resources; `run.pairing` has seen that the filter's is the same."""
+    from capfilt.captioners.med import MedCaptioner
+    from capfilt.filters.med import MedFilter
+    from capfilt.stages.caption import CaptionStage
+    from capfilt.stages.filter import FilterStage
+    from capfilt.stages.fused import Fused
+    from capfilt.stages.pictures import Remembered
+
+    (captioner, section), (scorer, scoring) = _captioner(job), _scorer(job, job.pipeline.resources.caption.gpus)
+    if not isinstance(captioner, MedCaptioner) or not isinstance(scorer, MedFilter):
+        raise ContractError(f"expected a MED captioner and filter to run as one, found {captioner.name} and {scorer.name}")
+    captioner.network.share_trunk(scorer.network)
+    decode = Remembered(section.batch_size)
+    seed, number = job.pipeline.seed, job.round_number
+    caption = CaptionStage(section, captioner=captioner, seed=seed, round_number=number, decode=decode)
+    score = FilterStage(scoring, scorer=scorer, decode=decode)
+    return Guarded(Fused(Guarded(caption), Guarded(score), batch_size=section.batch_size))
 
 
 def _own_share(pipeline: Pipeline) -> DownloadConfig:

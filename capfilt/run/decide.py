@@ -14,6 +14,7 @@ from capfilt.errors import CapfiltError
 from capfilt.filters.base import Embedder
 from capfilt.run import files
 from capfilt.run.context import Context
+from capfilt.run.pairing import Pairing
 from capfilt.run.scratch import local_folder
 from capfilt.run.steps import key_of
 
@@ -28,6 +29,7 @@ class Scored:
     key: str
     scorer: str | None  # folder that `kind: trained` stands for
     pipeline: Pipeline  # with the models of this round
+    pairing: Pairing | None = None  # how they belong together
 
 
 def decide(context: Context, scored: Scored, keys: dict[str, str]) -> Iterator[str]:
@@ -135,6 +137,8 @@ def _write(context: Context, scored: Scored) -> None:
         "fingerprint": context.plan.fingerprint,
         "captioner": None if models.caption is None else _called(models.caption.captioner, scored.number),
         "filter": None if models.filter is None else _called(models.filter.filter, scored.number),
+        "trunk": scored.pairing and scored.pairing.trunk,
+        "weights": scored.pairing and scored.pairing.weights,
     }
     number, scratch = f"round-{scored.number}", context.scratch
     with context.progress.stage(f"round {scored.number} write", 1, "") as shown:

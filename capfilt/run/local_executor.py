@@ -9,7 +9,7 @@ from typing import Protocol
 
 from capfilt.plan import Chunk
 from capfilt.run.build import Job, own_threads
-from capfilt.run.work import CaptionWork, FilterWork, Outcome, PoolWork
+from capfilt.run.work import CaptionWork, FilterWork, FusedWork, Outcome, PoolWork
 
 
 class Executor(Protocol):
@@ -50,6 +50,11 @@ class LocalExecutor:
                     yield future.result()
 
     def _candidates(self, job: Job, chunks: Sequence[Chunk]) -> Iterator[Outcome]:
+        if job.fused:
+            both = FusedWork(job)
+            with own_threads():
+                yield from (both(chunk.chunk_id) for chunk in chunks)
+            return
         caption, score = CaptionWork(job), FilterWork(job)
         with own_threads():
             for chunk in chunks:

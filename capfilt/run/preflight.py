@@ -128,3 +128,7 @@ def _check_weights(pipeline: Pipeline, ahead: set[str]) -> None:
         from capfilt.filters import build_filter
 
         build_filter(pipeline.filter, trained=None, device="cpu")
+        if pipeline.caption is not None and isinstance(pipeline.caption.captioner, MedModel):
+            from capfilt.run.pairing import check_checkpoints
+
+            check_checkpoints(pipeline)

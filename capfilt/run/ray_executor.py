@@ -20,7 +20,7 @@ from capfilt.run import files
 from capfilt.run.attempts import Attempts, marks_folder
 from capfilt.run.build import Job
 from capfilt.run.noise import Noise
-from capfilt.run.work import CaptionWork, FilterWork, Outcome, PoolWork
+from capfilt.run.work import CaptionWork, FilterWork, FusedWork, Outcome, PoolWork
 
 OBJECT_STORE_BYTES = 1 << 30  # on this machine: a few chunks in flight, not the whole pool
 JOB_TRIES = 4  # of a wave that Ray itself gave up, say because a node was lost
@@ -105,7 +105,8 @@ class RayExecutor:
     def _cpus(self, job: Job) -> float:
         """CPUs each actor asks for: never so many that a pool waits for ever for its last actor."""
         resources = self._resources
-        actors = resources.download.actors if job.kind == "pool" else resources.caption.actors + resources.filter.actors
+        of_both = resources.caption.actors + (0 if job.fused else resources.filter.actors)
+        actors = resources.download.actors if job.kind == "pool" else of_both
         if resources.ray.address != "local":
             return 1.0
         return (
@@ -183,6 +184,8 @@ def _submit(job: Job, chunks: list[Chunk], cpus: float) -> Iterator[Outcome]:
                 max_tasks_in_flight_per_actor=flight, enable_true_multi_threading=True,
             )),
         ]  # fmt: skip
+    elif job.fused:
+        pools = [(FusedActor, resources.caption, ActorPoolStrategy(size=min(resources.caption.actors, len(chunks))))]
     else:
         pools = [
             (CaptionActor, resources.caption, ActorPoolStrategy(size=min(resources.caption.actors, len(chunks)))),
@@ -254,6 +257,14 @@ class FilterActor(_Actor):
     def work(self, chunk: Chunk, batch: pa.Table) -> tuple[Outcome, pa.Table | None]:
         table = _from_bytes(batch["table"].chunk(0)[0])
         return self._attempts.run(chunk.chunk_id, lambda: self._work(chunk.chunk_id, table)), None
+
+
+class FusedActor(_Actor):
+    def __init__(self, job: Job) -> None:
+        self._work, self._attempts = FusedWork(job), Attempts(job, FusedWork.stage)
+
+    def work(self, chunk: Chunk, batch: pa.Table) -> tuple[Outcome, pa.Table | None]:
+        return self._attempts.run(chunk.chunk_id, lambda: self._work(chunk.chunk_id)), None
 
 
 def _to_bytes(table: pa.Table) -> pa.Array:

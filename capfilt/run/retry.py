@@ -27,6 +27,7 @@ from capfilt.run.jobs import candidates_job, make_executor, pool_job, serve
 from capfilt.run.lease import Lease
 from capfilt.run.ledger import Ledger
 from capfilt.run.local_executor import Executor
+from capfilt.run.pairing import paired
 from capfilt.run.phase import run_chunks
 from capfilt.run.progress import RunProgress
 from capfilt.run.quarantine import Quarantine
@@ -135,7 +136,7 @@ def retry_quarantined(pipeline: Pipeline, *, progress: RunProgress) -> Retried:
             has_begun = files.exists(files.join(pipeline.output, "steps", f"round-{number}-candidates.json"))
             if out_of_date or not has_begun or pipeline.caption is None:
                 break
-            job = candidates_job(pipeline, plan.settings, number, pool.fingerprint)
+            job, _ = paired(candidates_job(pipeline, plan.settings, number, pool.fingerprint))
             _try_aside(executor, job, plan, healthy, result, progress, made_from)
         return result
 

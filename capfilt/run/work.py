@@ -22,7 +22,7 @@ from capfilt.run import files
 from capfilt.run.again import with_new_answers
 from capfilt.run.build import Job, StageName, build_stage, limit_threads
 from capfilt.run.commit import SEAL_KEY, Footer, chunk_path, commit, read_footer
-from capfilt.stages.base import RowStage, watched
+from capfilt.stages.base import Guarded, RowStage, watched
 
 Made = TypeVar("Made")
 BATCH_KEY = b"capfilt.batch"
@@ -67,6 +67,11 @@ class Stages:
         for stage in self._ready():
             table = stage(table)
         return table
+
+    def working(self) -> str | None:
+        """Of stages that run as one, the one that is at work or failed."""
+        inner = self._built[0].stage if self._built and isinstance(self._built[0], Guarded) else None
+        return getattr(inner, "at", None)
 
     def _ready(self) -> list[RowStage]:
         with self._building:
@@ -118,9 +123,7 @@ class CaptionWork:
 
     def __call__(self, chunk_id: str) -> tuple[Outcome, pa.Table | None]:
         def make() -> pa.Table:
-            with files.open_file(chunk_path(self._job.pool, chunk_id)) as file, pq.ParquetFile(file) as found:
-                seal = (found.metadata.metadata or {}).get(SEAL_KEY, b"")
-                table = found.read().replace_schema_metadata(None)
+            table, seal = _sealed(self._job.pool, chunk_id)
             # The filter's worker may be another process: the table takes along which pool chunk it comes from.
             return self._stages(table).replace_schema_metadata({SEAL_KEY: seal})
 
@@ -154,10 +157,7 @@ class FilterWork:
             done = self._stages(table)
             if self._job.pipeline.select is not None:
                 seen = _believed(done, self._job.pipeline.select.min_itm)
-            job = self._job
-            return commit(
-                done, job.folder, chunk_id=chunk_id, fingerprint=job.fingerprint, stage="candidates", made_from=made_from
-            )
+            return _commit(self._job, done, chunk_id, made_from)
 
         def narrow(row_ids: Sequence[str]) -> Sequence[str]:
             return at_fault(self._stages, table, row_ids)
@@ -165,6 +165,47 @@ class FilterWork:
         outcome = _told(chunk_id, self.stage, self._job, make, self._stages.forget, narrow)[0]
         batch = ", ".join(told for told in (shrunk, outcome.batch) if told) or None
         return replace(outcome, texts=seen[0], believed=seen[1], batch=batch)
+
+
+class FusedWork:
+    """pool chunk -> caption and filter as one -> commit without the pictures. Its outcomes name the stage that failed."""
+
+    stage = "caption"
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._stages = Stages(job, ("caption+filter",), job.pipeline.resources.caption.threads)
+
+    def __call__(self, chunk_id: str) -> Outcome:
+        seen, failed = (0, 0), self.stage
+
+        def make() -> Footer:
+            nonlocal seen, failed
+            table, seal = _sealed(self._job.pool, chunk_id)
+            try:
+                done = self._stages(table)
+            except Exception:
+                failed = self._stages.working() or failed
+                raise
+            if self._job.pipeline.select is not None:
+                seen = _believed(done, self._job.pipeline.select.min_itm)
+            return _commit(self._job, done, chunk_id, seal.decode())
+
+        def narrow(row_ids: Sequence[str]) -> Sequence[str]:
+            return at_fault(self._stages, _committed(self._job.pool, chunk_id), row_ids)
+
+        outcome = _told(chunk_id, "caption+filter", self._job, make, self._stages.forget, narrow)[0]
+        return replace(outcome, stage=failed if outcome.error is not None else "filter", texts=seen[0], believed=seen[1])
+
+
+def _sealed(folder: str, chunk_id: str) -> tuple[pa.Table, bytes]:
+    """The rows of a committed chunk, and the sha256 that its footer holds."""
+    with files.open_file(chunk_path(folder, chunk_id)) as file, pq.ParquetFile(file) as found:
+        return found.read().replace_schema_metadata(None), (found.metadata.metadata or {}).get(SEAL_KEY, b"")
+
+
+def _commit(job: Job, table: pa.Table, chunk_id: str, made_from: str) -> Footer:
+    return commit(table, job.folder, chunk_id=chunk_id, fingerprint=job.fingerprint, stage="candidates", made_from=made_from)
 
 
 def _committed(folder: str, chunk_id: str) -> pa.Table:

@@ -11,6 +11,7 @@ from capfilt.identity import row_seed
 from capfilt.images import ImageError, decode_rgb
 from capfilt.schema import CAPTION
 from capfilt.stages.base import at_work
+from capfilt.stages.pictures import Decode
 
 
 class CaptionStage:
@@ -20,9 +21,12 @@ class CaptionStage:
     reads: tuple[str, ...] = ("row_id", "uid", "image", "captions")
     writes: tuple[str, ...] = ("captions", "status", "error")
 
-    def __init__(self, config: CaptionConfig, *, captioner: Captioner, seed: int, round_number: int) -> None:
+    def __init__(
+        self, config: CaptionConfig, *, captioner: Captioner, seed: int, round_number: int, decode: Decode = decode_rgb
+    ) -> None:
         self._config = config
         self._captioner = captioner
+        self._decode = decode
         self._covering: int | None = getattr(captioner, "covering", None)
         self._seed = seed
         self._round = round_number
@@ -38,7 +42,7 @@ class CaptionStage:
             pictures, at = [], []
             for row in rows:
                 try:
-                    pictures.append(decode_rgb(image[row].as_py(), covering=self._covering))
+                    pictures.append(self._decode(image[row].as_py(), covering=self._covering))
                     at.append(row)
                 except ImageError as problem:
                     status[row], error[row] = "image_invalid", str(problem)

@@ -10,6 +10,7 @@ from capfilt.filters import Filter
 from capfilt.images import ImageError, decode_rgb
 from capfilt.schema import CAPTION, EMBEDDING, embedding_type
 from capfilt.stages.base import at_work
+from capfilt.stages.pictures import Decode
 
 
 class FilterStage:
@@ -19,9 +20,10 @@ class FilterStage:
     reads: tuple[str, ...] = ("row_id", "image", "captions")
     writes: tuple[str, ...] = ("captions", "embedding", "status", "error")
 
-    def __init__(self, config: FilterConfig, *, scorer: Filter) -> None:
+    def __init__(self, config: FilterConfig, *, scorer: Filter, decode: Decode = decode_rgb) -> None:
         self._config = config
         self._filter = scorer
+        self._decode = decode
         self._covering: int | None = getattr(scorer, "covering", None)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -36,7 +38,7 @@ class FilterStage:
             pictures, at = [], []
             for row in rows:
                 try:
-                    pictures.append(decode_rgb(image[row].as_py(), covering=self._covering))
+                    pictures.append(self._decode(image[row].as_py(), covering=self._covering))
                     at.append(row)
                 except ImageError as problem:
                     status[row], error[row] = "image_invalid", str(problem)

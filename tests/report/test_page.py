@@ -211,3 +211,22 @@ def test_rows_without_candidates_are_told(run_folder: Path) -> None:
     shutil.rmtree(run_folder / "round-1" / "selection")
     sorted((run_folder / "round-1" / "candidates").glob("*.parquet"))[-1].unlink()
     assert "80 more rows of the pool wait" in page_of(run_folder)
+
+
+def test_what_captioner_and_filter_have_in_common_is_told_with_its_price(run_folder: Path) -> None:
+    assert 'id="pairing"' not in write_report(run_folder).read_text()
+    line = {"phase": "round-1/candidates", "trunk": "shared", "weights": "separate", "fused": True, "apart": ""}
+    (run_folder / "events" / "pairing.jsonl").write_text(json.dumps(line) + "\n")
+    page = write_report(run_folder).read_text()
+    section = page.partition('id="pairing"')[2].partition("</section>")[0]
+    assert "each picture was decoded and encoded once" in section
+    assert "Pictures per second" in section
+    assert "Noise found, web texts" in section
+    assert "ROC AUC of the filter by the truth, synthetic texts" in section
+    assert "same weights" not in section
+    line |= {"weights": "shared", "fused": False, "apart": "resources.fuse is false"}
+    (run_folder / "events" / "pairing.jsonl").write_text(json.dumps(line) + "\n")
+    page = write_report(run_folder).read_text()
+    assert "Captioner and filter are the same weights" in page
+    assert "BLIP, Table 4" in page
+    assert "They ran apart all the same: resources.fuse is false" in page

@@ -27,3 +27,12 @@ def test_models_are_named_from_the_settings() -> None:
     card = data_card({"settings": settings}, {}, DATASET, rows=1, texts=1, formats=["parquet"], shards=1)
     assert "| captioner | med blip |" in card
     assert "| filter | trained |" in card
+
+
+def test_what_captioner_and_filter_have_in_common_is_said() -> None:
+    def card(trunk: str | None, weights: str | None) -> str:
+        return data_card({"trunk": trunk, "weights": weights}, {}, DATASET, rows=1, texts=1, formats=["parquet"], shards=1)
+
+    assert "captioner and filter" not in card(None, None) + card("separate", "separate")
+    assert "separate fine-tunes on one image encoder" in card("shared", "separate")
+    assert "THE SAME WEIGHTS" in card("shared", "shared")
