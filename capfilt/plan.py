@@ -212,7 +212,7 @@ def plan_stages(pipeline: Pipeline, chunks: int, done: Mapping[str, int]) -> tup
     for number in range(first, pipeline.rounds + 1):
         folder = f"round-{number}"
         web = f"{folder}/dataset" if number and pipeline.write is not None else "pool"
-        if pipeline.pretrain is not None and pipeline.pretrain.web is not None:
+        if any(one.web is not None for one in pipeline.pretrainings):
             web = "pretrain.web"
         has = {name: getattr(pipeline, name) is not None and (number > 0 or name in FIRST_TRAINING) for name in ROUND_STAGES}
         table = {
@@ -221,7 +221,7 @@ def plan_stages(pipeline: Pipeline, chunks: int, done: Mapping[str, int]) -> tup
             "dedup": ("candidates: embedding, sha256", f"{folder}/dedup/", 1),
             "select": ("candidates: captions; dedup", f"{folder}/selection/", 1),
             "write": ("selection; pool: image", f"{folder}/dataset/", 1),
-            "pretrain": (f"{web}; human pairs", f"{folder}/models/pretrained", 1),
+            "pretrain": (f"{web}; human pairs", f"{folder}/models/{_listed([one.model for one in pipeline.pretrainings])}", 1),
             "finetune": (f"{_start(pipeline)}; human pairs", f"{folder}/models/{_made(pipeline)}", 1),
             "evaluate": ("models; held-out pairs", f"{folder}/metrics.json", 1),
         }
@@ -231,12 +231,16 @@ def plan_stages(pipeline: Pipeline, chunks: int, done: Mapping[str, int]) -> tup
 
 
 def _start(pipeline: Pipeline) -> str:
-    given = pipeline.finetune.start if pipeline.finetune is not None else None
-    return given or "models/pretrained"
+    names = [one.model for one in pipeline.pretrainings]
+    starts = [] if pipeline.finetune is None else [pipeline.start_of(role) for role in pipeline.finetune.models]
+    return ", ".join(dict.fromkeys(f"models/{start}" if start in names else start for start in starts))
 
 
 def _made(pipeline: Pipeline) -> str:
-    models = pipeline.finetune.models if pipeline.finetune is not None else ()
+    return _listed(pipeline.finetune.models if pipeline.finetune is not None else ())
+
+
+def _listed(models: Sequence[str]) -> str:
     return "{" + ",".join(models) + "}" if len(models) > 1 else "".join(models)
 
 

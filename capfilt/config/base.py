@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
 
 from capfilt.config.words import words_of
@@ -38,3 +38,8 @@ def is_operational(field: FieldInfo) -> bool:
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+
+ONE, SEVERAL = "one", "several"
+"""Of a key that takes one section or a list of them: `Annotated[Annotated[X, Tag(ONE)] | Annotated[list[X], Tag(SEVERAL)],
+ONE_OR_SEVERAL]`, so that a mistake in one is not told as a mistake in both."""
+ONE_OR_SEVERAL = Discriminator(lambda value: SEVERAL if isinstance(value, list | tuple) else ONE)

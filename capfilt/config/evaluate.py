@@ -9,13 +9,13 @@ from capfilt.config.decoding import Beam, Decoding
 
 
 class RetrievalConfig(Section):
-    model: Literal["pretrained", "filter"] = "filter"
+    model: str = "filter"  # of the round: `pretrained` (or the name of a `pretrain` section), `captioner` or `filter`
     recall_at: list[Positive] = [1, 5, 10]
     rerank_top_k: int = Field(default=16, ge=0)  # ITC first, ITM on the top k; 0: ITC alone
 
 
 class CaptioningConfig(Section):
-    model: Literal["pretrained", "captioner"] = "captioner"
+    model: str = "captioner"  # as `retrieval.model`
     measures: list[Literal["cider_d", "exact_scene"]] = ["cider_d"]
     decode: Decoding = Beam(kind="beam", beams=3, max_length=20)
 

@@ -5,12 +5,14 @@ Works on any `Section`; knows nothing about single settings.
 
 import re
 from difflib import get_close_matches
+from functools import reduce
+from operator import or_
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
-from capfilt.config.base import Section
+from capfilt.config.base import SEVERAL, Section
 from capfilt.config.source import Place, Source
 
 _TYPES = {
@@ -104,7 +106,10 @@ def _follow(loc: Place, root: Any) -> tuple[Place, type[Section] | None, Any]:
     for step in loc:
         options = _options(at)
         sections = _sections(at)
-        if len(sections) > 1:  # a tagged union: the step is a tag, not a key
+        lists = [option for option in options if get_origin(option) is list]
+        if sections and lists:  # one or several: the step says which
+            at = lists[0] if step == SEVERAL else reduce(or_, sections)
+        elif len(sections) > 1:  # a tagged union: the step is a tag, not a key
             at = next((section for section in sections if step in _kinds(section)), None)
             holder = at
         elif sections:

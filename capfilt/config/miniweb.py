@@ -14,6 +14,7 @@ class MiniwebConfig(Section):
     pictures: Positive = 4000  # rows of web.parquet, one URL each
     human_pairs: Positive = 400  # pictures with human texts, several wordings each
     heldout_pairs: Positive = 500
+    labelled_pictures: int = Field(default=0, ge=0)  # of one thing, with its colour and shape as label
     hosts: list[str] = Field(
         default=["a.miniweb.test", "b.miniweb.test", "norobots.miniweb.test"], min_length=2
     )  # the last one's robots.txt disallows everything

@@ -3,11 +3,11 @@
 Says what may be written, never what it builds. Every field is result-affecting unless it is `operational`.
 """
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, Tag, model_validator
 
-from capfilt.config.base import Positive, Section, operational
+from capfilt.config.base import ONE, ONE_OR_SEVERAL, SEVERAL, Positive, Section, operational
 from capfilt.config.download import DownloadConfig
 from capfilt.config.evaluate import EvaluateConfig
 from capfilt.config.machine import ReportConfig, Resources
@@ -15,7 +15,11 @@ from capfilt.config.miniweb import MiniwebConfig
 from capfilt.config.read import ReadConfig
 from capfilt.config.round import CaptionConfig, DedupConfig, FilterConfig, MedModel, SelectConfig, TrainedModel, WriteConfig
 from capfilt.config.screen import ScreenConfig
-from capfilt.config.train import FinetuneConfig, PretrainConfig
+from capfilt.config.train import ROLES, FinetuneConfig, PretrainConfig
+
+Pretrain = Annotated[
+    Annotated[PretrainConfig, Tag(ONE)] | Annotated[list[PretrainConfig], Field(min_length=1), Tag(SEVERAL)], ONE_OR_SEVERAL
+]
 
 
 class Pipeline(Section):
@@ -35,7 +39,7 @@ class Pipeline(Section):
     dedup: DedupConfig | None = None
     select: SelectConfig | None = None
     write: WriteConfig | None = None
-    pretrain: PretrainConfig | None = None
+    pretrain: Pretrain | None = None  # one section, or a list of named ones, made in their order
     finetune: FinetuneConfig | None = None
     evaluate: EvaluateConfig | None = None
     report: ReportConfig = operational(default=ReportConfig())
@@ -47,6 +51,54 @@ class Pipeline(Section):
         models = [self.caption and self.caption.captioner, self.filter and self.filter.filter]
         return any(isinstance(model, TrainedModel) for model in models)
 
+    @property
+    def pretrainings(self) -> tuple[PretrainConfig, ...]:
+        """The sections of `pretrain`, in their order."""
+        if self.pretrain is None:
+            return ()
+        return (self.pretrain,) if isinstance(self.pretrain, PretrainConfig) else tuple(self.pretrain)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of all models that a round makes."""
+        return (*(one.model for one in self.pretrainings), *(self.finetune.models if self.finetune is not None else ()))
+
+    def start_of(self, role: Literal["captioner", "filter"]) -> str:
+        """What the role's fine-tuning begins with: the name of a `pretrain` section, or else a folder."""
+        given = self.finetune.start_of(role) if self.finetune is not None else None
+        return given or self.pretrainings[-1].model
+
+    @model_validator(mode="after")
+    def _models_have_names(self) -> Self:
+        names = [one.name for one in self.pretrainings]
+        if isinstance(self.pretrain, list) and None in names:
+            raise ValueError("pretrain: expected a name for each of several sections, found none for one. Add `name`")
+        twice = next((name for name in names if name is not None and (names.count(name) > 1 or name in ROLES)), None)
+        if twice is not None:
+            raise ValueError(f"pretrain: expected names that no other model of the round has, found {twice}. Rename it")
+        for at, one in enumerate(self.pretrainings):
+            if one.init.image is not None and one.init.image in names[at:]:
+                raise ValueError(
+                    f"pretrain.{at}.init.image: expected the name of an earlier section or a folder, found {one.init.image}. "
+                    "Put that section first"
+                )
+        if self.evaluate is not None:
+            for asked in (self.evaluate.retrieval, self.evaluate.captioning):
+                if asked is not None and self.models and asked.model not in self.models:
+                    raise ValueError(
+                        f"evaluate: expected one of the round's models, {', '.join(self.models)}, found {asked.model}. "
+                        "Name one of them"
+                    )
+        if self.finetune is not None and self.finetune.trunk == "shared":
+            last = self.pretrainings[-1].model if self.pretrainings else ""
+            starts = sorted({self.finetune.start_of(role) or last for role in self.finetune.models})
+            if len(starts) > 1:
+                raise ValueError(
+                    f"finetune.trunk: shared needs one start for captioner and filter, found {' and '.join(starts)}. "
+                    "Name one, or write trunk: separate"
+                )
+        return self
+
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
         needs = [
@@ -56,7 +108,7 @@ class Pipeline(Section):
             ("write", "select"),
         ]
         self._only_training_goes_without_read()
-        if self.finetune is not None and self.pretrain is None and self.finetune.start is None:
+        if self.finetune is not None and self.pretrain is None and None in map(self.finetune.start_of, self.finetune.models):
             raise ValueError("section `finetune` builds on `pretrain` or on `finetune.start`; found neither. Add one")
         for section, needed in needs:
             if getattr(self, section) is not None and getattr(self, needed) is None:
@@ -97,7 +149,7 @@ class Pipeline(Section):
             raise ValueError(
                 f"expected a `read` section, found none and {what}. Add `read`, or train on shards with `pretrain.web`"
             )
-        if self.pretrain is not None and self.pretrain.web is None and self.pretrain.mix.web > 0:
+        if any(one.web is None and one.mix.web > 0 for one in self.pretrainings):
             raise ValueError(
                 "pretrain.web: expected shards to train on where there is no `read`, found null. Name them, or add `read`"
             )

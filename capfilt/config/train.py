@@ -1,4 +1,7 @@
-"""Sections `pretrain` and `finetune`: the models that a round makes."""
+"""Sections `pretrain` and `finetune`: the models that a round makes.
+
+Which losses a network has, and what it may begin with, is said where networks are known (`capfilt.training`).
+"""
 
 from typing import Annotated, Literal, Self
 
@@ -14,20 +17,32 @@ class Mix(Section):
 
     web: Share
     human: Share
+    labelled: Share = 0  # of `labelled`
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        if abs(self.web + self.human - 1) > 1e-6:
-            raise ValueError(f"mix must add up to 1; found web {self.web} + human {self.human}")
+        if abs(self.web + self.human + self.labelled - 1) > 1e-6:
+            labelled = f" + labelled {self.labelled}" if self.labelled else ""
+            raise ValueError(f"mix must add up to 1; found web {self.web} + human {self.human}{labelled}")
         return self
 
 
-class Losses(Section):
-    """Weight of each loss by name; a missing one is not computed."""
+class Labelled(Section):
+    """Pictures with labels; the name of a label is a text like any other (CoCa section 3.2)."""
 
-    itc: float | None = Field(default=None, ge=0)
-    itm: float | None = Field(default=None, ge=0)
-    lm: float | None = Field(default=None, ge=0)
+    path: str  # Parquet with `image` and labels
+    column: str = "label"  # texts, lists of texts, or whole numbers that `names` turns into texts
+    names: list[str] | None = None  # of label 0, 1, 2 …
+
+
+class Losses(Section):
+    """Weight of each loss by name; a missing one is not computed, one that the network has not is refused."""
+
+    itc: float | None = Field(default=None, ge=0)  # contrast: MED, CoCa, BLIP-2
+    itm: float | None = Field(default=None, ge=0)  # matching: MED, BLIP-2, SOHO
+    lm: float | None = Field(default=None, ge=0)  # the next word (BLIP-2: ITG): MED, CoCa, BLIP-2, ClipCap
+    mlm: float | None = Field(default=None, ge=0)  # hidden words: SOHO
+    mvm: float | None = Field(default=None, ge=0)  # hidden codes of the visual dictionary: SOHO
 
     def weights(self) -> dict[str, float]:
         return {name: value for name, value in self.model_dump().items() if value}
@@ -49,10 +64,14 @@ Schedule = Annotated[Cosine | Exponential, Field(discriminator="kind")]
 
 
 class Initial(Section):
-    """A transformers ViT and BERT folder, as BLIP does; null is from scratch."""
+    """What a new network begins with; null is from scratch."""
 
     image: str | None = None
+    """MED: a transformers ViT, as BLIP does. SOHO: a ResNet's state dict (.pth). BLIP-2 and ClipCap need one and leave it as it
+    is: the MED (ClipCap: or CLIP) that looks at the pictures, by the `name` of an earlier section or as a folder. BLIP-2 with a
+    language model: the BLIP-2 of stage 1, whose Q-Former goes on."""
     text: str | None = None
+    """MED: a transformers BERT. ClipCap: a GPT-2. BLIP-2 with a language model: that, in place of the architecture's."""
 
 
 class OptimConfig(Section):
@@ -94,10 +113,19 @@ class CapfiltShards(Section):
 Shards = Annotated[CapfiltShards | ParquetImages | WebDataset | Img2dataset, Field(discriminator="kind")]
 
 
+NAME = r"^[a-z][a-z0-9_-]*$"
+ROLES: tuple[Literal["captioner", "filter"], ...] = ("captioner", "filter")
+
+
 class PretrainConfig(OptimConfig):
+    """A new network; with several sections, each is one of its own and may build on those before it (`init`)."""
+
+    name: str | None = Field(default=None, pattern=NAME)
+    """Of the model's folder, for `init`, `finetune` and `evaluate` to speak of; a single section's is `pretrained`."""
     architecture: str  # file name in models/, or a path
     mix: Mix
     human: str | None = None  # Parquet with `image` and `captions`; needed unless mix.human is 0
+    labelled: Labelled | None = None  # needed unless mix.labelled is 0
     web: Shards | None = None  # shards that are there already; null: the round's pool or data set
     web_fraction_per_epoch: float = Field(default=1, gt=0, le=1)  # of the web pairs, another part each epoch (BLIP's LAION)
     shuffle_rows: Positive = 8192  # of `web`: rows held in memory at once and shuffled, besides as many that are read ahead
@@ -112,27 +140,69 @@ class PretrainConfig(OptimConfig):
             raise ValueError(
                 f"human: expected the file of human pairs for mix.human {self.mix.human}, found null. Name it, or mix 0"
             )
+        if self.labelled is None and self.mix.labelled > 0:
+            raise ValueError(
+                f"labelled: expected labelled pictures for mix.labelled {self.mix.labelled}, found null. Name them, or mix 0"
+            )
         return self
+
+    @property
+    def model(self) -> str:
+        """The name of its model."""
+        return self.name or "pretrained"
+
+    @property
+    def training(self) -> str:
+        """The name of its training."""
+        return self.name or "pretrain"
+
+
+class Embeddings(Section):
+    """Stored image embeddings and their texts in place of pictures (ClipCap): no picture is decoded."""
+
+    paths: list[str] = Field(min_length=1)  # Parquet files, or folders of them such as a round's candidates
+    embedding: str = "embedding"  # column of lists of numbers
+    text: str = "captions"  # column of texts, of lists of texts, or of a candidates table's captions
+    min_itm: Share = 0.5  # of candidates: texts that the first filter gives less, or that a rule rejected, are left out
+    where: dict[str, str | int | float | bool] = {}  # column -> value: only rows that have it, such as those of one source
+    image: str | None = None  # the model that made them, with whose eyes the captioner then sees; null: the start's own
+
+
+class FinetuneModel(OptimConfig):
+    start: str | None = None  # a model to begin with: the name of a `pretrain` section or a folder; null: `finetune.start`
+
+
+class FinetuneCaptioner(FinetuneModel):
+    embeddings: Embeddings | None = None  # a ClipCap learns from these; null: from `finetune.human`
 
 
 class FinetuneConfig(Section):
-    human: str
+    human: str | None = None  # Parquet with `image` and `captions`; needed unless stored embeddings are all that is learnt from
     image_px: Positive | None = None
-    start: str | None = None  # a model to begin with: folder, .pth, hub name; null: what `pretrain` made
+    start: str | None = (
+        None  # a model to begin with: a `pretrain` section's name, folder, .pth, hub name; null: the last `pretrain`
+    )
     trunk: Literal["separate", "shared"] = "separate"
     """shared: the image encoder stays, bit by bit, what it is at the start, in captioner and filter alike; only their text side
     learns. `caption` and `filter` then run as one (`resources.fuse`), and each picture is encoded once."""
-    captioner: OptimConfig | None = None
-    filter: OptimConfig | None = None
+    captioner: FinetuneCaptioner | None = None
+    filter: FinetuneModel | None = None
 
     @model_validator(mode="after")
     def _makes_something(self) -> Self:
         if self.captioner is None and self.filter is None:
             raise ValueError("finetune makes a captioner, a filter or both; found neither. Add `captioner` or `filter`")
+        is_stored = self.captioner is not None and self.captioner.embeddings is not None
+        if self.human is None and (self.filter is not None or not is_stored):
+            raise ValueError("human: expected the file of human pairs to learn from, found null. Name it")
         return self
 
     @property
     def models(self) -> tuple[Literal["captioner", "filter"], ...]:
         """What is made."""
-        names: tuple[Literal["captioner", "filter"], ...] = ("captioner", "filter")
-        return tuple(name for name in names if getattr(self, name) is not None)
+        return tuple(name for name in ROLES if getattr(self, name) is not None)
+
+    def start_of(self, role: Literal["captioner", "filter"]) -> str | None:
+        """Name or folder; None: the last that `pretrain` made."""
+        own = self.captioner if role == "captioner" else self.filter
+        return (own.start if own is not None else None) or self.start

@@ -5,6 +5,7 @@
     heldout.parquet    the same columns                                   pictures for evaluation
     truth.parquet      TRUTH                                              read by `evaluate` alone
     pictures.parquet   url, url_kind, body                                read by the server alone
+    labelled.parquet   key, image, width, height, label                   where `labelled_pictures` are asked for
 
 The same config and seed give the same bytes. Knows nothing of sockets.
 """
@@ -28,6 +29,7 @@ from capfilt.miniweb.world import Scene, World, sample_scene
 VERSION = 1  # of everything that changes the bytes: world, drawing, language, noise, addresses
 MARK = b"capfilt.miniweb"
 FILES = ("web.parquet", "human.parquet", "heldout.parquet", "truth.parquet", "pictures.parquet")
+LABELLED_FILE = "labelled.parquet"
 
 WEB = pa.schema([("url", pa.string()), ("text", pa.string())])
 PAIRS = pa.schema(
@@ -51,6 +53,7 @@ TRUTH = pa.schema(
         ("duplicate_of", pa.string()),  # url or key of the picture that this one repeats, else null
     ]
 )
+LABELLED = pa.schema([*[PAIRS.field(name) for name in ("key", "image", "width", "height")], pa.field("label", pa.string())])
 PICTURES = pa.schema([("url", pa.string()), ("url_kind", pa.string()), ("body", pa.binary())])
 
 
@@ -65,9 +68,10 @@ class Shown:
 
 
 def build(config: MiniwebConfig, folder: Path, *, seed: int) -> None:
-    """Writes the five files into `folder`, or nothing where they are there for this config and seed."""
-    mark = json.dumps({"version": VERSION, "seed": seed, "config": config.model_dump(mode="json")}, sort_keys=True).encode()
-    if is_built(folder, mark):
+    """Writes the files into `folder`, or nothing where they are there for this config and seed."""
+    told = config.model_dump(mode="json", exclude=None if config.labelled_pictures else {"labelled_pictures"})
+    mark = json.dumps({"version": VERSION, "seed": seed, "config": told}, sort_keys=True).encode()
+    if is_built(folder, mark, (*FILES, LABELLED_FILE) if config.labelled_pictures else FILES):
         return
     folder.mkdir(parents=True, exist_ok=True)
     world = World(config.preset, config.unseen, config.two_things)
@@ -81,13 +85,17 @@ def build(config: MiniwebConfig, folder: Path, *, seed: int) -> None:
         "heldout.parquet": pa.Table.from_pylist([pair for pair, _ in heldout], PAIRS),
         "truth.parquet": pa.Table.from_pylist([*truth, *_truth_of(human, "human"), *_truth_of(heldout, "heldout")], TRUTH),
     }
+    if config.labelled_pictures:
+        tables[LABELLED_FILE] = pa.Table.from_pylist(
+            _labelled(World(config.preset, config.unseen, 0.0), config.labelled_pictures, seed), LABELLED
+        )
     for name, table in tables.items():
         _write(table.replace_schema_metadata({MARK: mark}), folder / name)
 
 
-def is_built(folder: Path, mark: bytes) -> bool:
+def is_built(folder: Path, mark: bytes, names: tuple[str, ...] = FILES) -> bool:
     """True where every file stands in `folder` and carries the mark."""
-    for name in FILES:
+    for name in names:
         path = folder / name
         if not path.is_file() or (pq.read_schema(path).metadata or {}).get(MARK) != mark:
             return False
@@ -133,6 +141,19 @@ def _truth_of(pairs: list[tuple[dict[str, object], Scene]], kind: str) -> list[d
         assert isinstance(captions, list)
         row = {"key": pair["key"], "text": captions[0], "text_is_true": is_true(captions[0], scene)}
         rows.append({**row, "noise_kind": "human", "url_kind": kind, "scene": scene.to_json()})
+    return rows
+
+
+def _labelled(world: World, count: int, seed: int) -> list[dict[str, object]]:
+    """`count` pictures of one thing each, and what an annotator calls it: its colour and shape."""
+    rows: list[dict[str, object]] = []
+    for number in range(count):
+        rng = Random(f"{seed}/labelled/{number}")
+        scene = sample_scene(world, rng)
+        shown = _show(scene, "ok", rng)
+        thing = scene.things[0]
+        row = {"key": f"labelled-{number:06d}", "image": shown.body, "width": shown.width, "height": shown.height}
+        rows.append({**row, "label": f"{thing.colour} {thing.shape}"})
     return rows
 
 

@@ -37,7 +37,7 @@ def save_model(folder: Path | str, model: MED, architecture: Architecture, token
     Shared tensors are written once, under the first of their names.
     """
     folder = Path(folder)
-    fresh, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    fresh, old = folder.with_name(f".{folder.name}.model.part"), folder.with_name(f".{folder.name}.model.old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     save_file({name: tensor.contiguous().cpu() for name, tensor in own_tensors(model).items()}, fresh / WEIGHTS)

@@ -18,7 +18,7 @@ from capfilt.report.words import is_number
 from capfilt.run import files
 
 Json = dict[str, Any]
-TRAININGS = ("pretrain", "captioner", "filter")
+FINETUNED = ("captioner", "filter")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Round:
     summary: Json
     manifest: Json
     logs: Mapping[str, tuple[Json, ...]]
+    """By training: those of `pretrain` by name, then captioner and filter."""
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -194,8 +195,13 @@ def _round(folder: Path, tables: str, number: int) -> Round:
         metrics=_read_json(folder / "metrics.json"),
         summary=_read_json(folder / "selection" / "summary.json"),
         manifest=_read_json(folder / "dataset" / "manifest.json"),
-        logs={name: read_lines(folder / "training" / name / "log.jsonl") for name in TRAININGS},
+        logs={name: read_lines(folder / "training" / name / "log.jsonl") for name in _trainings(folder / "training")},
     )
+
+
+def _trainings(folder: Path) -> list[str]:
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [*(name for name in found if name not in FINETUNED), *(name for name in FINETUNED if name in found)]
 
 
 def _phases(folder: Path) -> tuple[Phase, ...]:

@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from capfilt.config.train import Losses
 from capfilt.report import cards, charts, compare, pairing
 from capfilt.report.choice import column_where, pictures
-from capfilt.report.facts import TRAININGS, Facts, Round, dig
+from capfilt.report.facts import Facts, Round, dig
 from capfilt.report.funnel import funnel, steps, yield_share
 from capfilt.report.scan import FINE, ROWS_AT_ONCE, Scan
 from capfilt.report.thumbs import Thumbs
@@ -258,11 +259,13 @@ def _training(facts: Facts) -> Section:
         )
     first, last = trained[0], trained[-1]
     figures = []
-    for training in TRAININGS:
-        for loss in ("itc", "itm", "lm"):
+    for training in dict.fromkeys([*first.logs, *last.logs]):
+        for loss in Losses.model_fields:
             early, late = _series(first, training, loss), _series(last, training, loss) if last is not first else []
             if early or late:
-                name = {"captioner": "captioner, fine-tuned", "filter": "filter, fine-tuned"}.get(training, "pre-training")
+                name = {"captioner": "captioner, fine-tuned", "filter": "filter, fine-tuned"}.get(
+                    training, "pre-training" if training == "pretrain" else f"pre-training, {training}"
+                )
                 drawn = charts.losses(f"{loss.upper()} · {name}", early, late, (f"round {first.number}", f"round {last.number}"))
                 figures.append(f"<figure>{drawn}</figure>")
     key = f'<span class="key-line early"></span> round {first.number}'

@@ -21,7 +21,10 @@ from capfilt.errors import CapfiltError, OutputError
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
-LEFT_OVER = re.compile(r"\.(lease-[0-9a-f]{32}|.+\.\d+-\d+\.part|(pretrained|captioner|filter)\.(part|old)|\w+\.parquet\.\d+)")
+LEFT_OVER = re.compile(
+    r"\.(lease-[0-9a-f]{32}|.+\.\d+-\d+\.part|(pretrained|captioner|filter|[a-z][a-z0-9_-]*\.model)\.(part|old)"
+    r"|\w+\.parquet\.\d+)"
+)
 """Names that only a writer in the middle of its work uses: whoever finds one under the lease finds what a kill left."""
 
 

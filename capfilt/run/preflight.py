@@ -57,9 +57,13 @@ def _check_files(pipeline: Pipeline, ahead: set[str]) -> None:
 def _named_files(pipeline: Pipeline, ahead: set[str]) -> Iterator[tuple[str, str]]:
     if pipeline.dedup is not None and "dedup" in ahead:
         yield from ((f"dedup.decontaminate.{i}", path) for i, path in enumerate(pipeline.dedup.decontaminate))
-    if pipeline.pretrain is not None and pipeline.pretrain.human is not None and "pretrain" in ahead:
-        yield "pretrain.human", pipeline.pretrain.human
-    if pipeline.finetune is not None and "finetune" in ahead:
+    for one in pipeline.pretrainings if "pretrain" in ahead else ():
+        section = "pretrain" if one.name is None else f"pretrain ({one.name})"
+        if one.human is not None:
+            yield f"{section}.human", one.human
+        if one.labelled is not None:
+            yield f"{section}.labelled.path", one.labelled.path
+    if pipeline.finetune is not None and pipeline.finetune.human is not None and "finetune" in ahead:
         yield "finetune.human", pipeline.finetune.human
     if pipeline.evaluate is not None and "evaluate" in ahead:
         yield "evaluate.heldout", pipeline.evaluate.heldout

@@ -23,7 +23,7 @@ MAKES = {
     "dedup": ("dedup",),
     "select": ("selection",),
     "write": ("dataset",),
-    "pretrain": ("models/pretrained", "training/pretrain"),
+    "pretrain": ("models", "training"),  # whatever their names; those that are fine-tuned from them go with them
     "finetune": ("models/captioner", "models/filter", "training/captioner", "training/filter"),
     "evaluate": ("metrics.json",),
     "report": ("report.html",),

@@ -3,7 +3,7 @@
 Knows which data and models go in and where the new ones go; how they are trained is in `capfilt.training`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -38,23 +38,23 @@ def train(
     """
     pipeline, settings = context.pipeline, context.plan.settings
     folder = f"round-{number}"
-    if pipeline.pretrain is not None:
-        human = pipeline.pretrain.human
-        of_web = web_key if pipeline.pretrain.web is None else ""  # then the round's own pairs are not what it learns from
-        keys["pretrain"] = key_of(
-            "pretrain", of_web, settings["pretrain"], pipeline.seed, None if human is None else _identity(human)
-        )
-        _model_step(
-            context, number, "pretrain", keys["pretrain"], ("pretrained",), lambda: _pretrain(context, number, web, web_kind)
-        )
+    made = {one.model: one.training for one in pipeline.pretrainings}
+    if made:
+        # Where all learn from shards of their own, the round's pairs are not what they learn from.
+        of_web = web_key if any(one.web is None for one in pipeline.pretrainings) else ""
+        keys["pretrain"] = key_of("pretrain", of_web, settings["pretrain"], pipeline.seed, _learnt_from(pipeline))
+        _model_step(context, number, "pretrain", keys["pretrain"], made, lambda: _pretrain(context, number, web, web_kind))
         yield f"{folder}/pretrain"
 
     if pipeline.finetune is not None:
         prompt = None if pipeline.caption is None else pipeline.caption.prompt
-        start = pipeline.finetune.start
-        made_of = keys["pretrain"] if start is None else model_identity(start)
-        keys["finetune"] = key_of("finetune", made_of, settings["finetune"], prompt, _identity(pipeline.finetune.human))
-        _model_step(context, number, "finetune", keys["finetune"], pipeline.finetune.models, lambda: _finetune(context, number))
+        starts = list(dict.fromkeys(pipeline.start_of(role) for role in pipeline.finetune.models))
+        made_of = [keys["pretrain"] if start in made else model_identity(start) for start in starts]
+        human = pipeline.finetune.human
+        learnt = [None if human is None else _identity(human), *_stored(pipeline)]
+        keys["finetune"] = key_of("finetune", made_of, settings["finetune"], prompt, learnt)
+        own: dict[str, str] = {model: model for model in pipeline.finetune.models}
+        _model_step(context, number, "finetune", keys["finetune"], own, lambda: _finetune(context, number))
         yield f"{folder}/finetune"
 
     if pipeline.evaluate is not None:
@@ -65,11 +65,11 @@ def train(
         yield f"{folder}/evaluate"
 
 
-def _model_step(context: Context, number: int, name: str, key: str, models: tuple[str, ...], make: Callable[[], None]) -> None:
+def _model_step(context: Context, number: int, name: str, key: str, models: Mapping[str, str], make: Callable[[], None]) -> None:
+    """`models`: each with the name of its training."""
     folder = f"round-{number}"
     done = [f"{folder}/models/{model}/{file}" for model in models for file in MODEL_FILES]
-    work = ["pretrain"] if name == "pretrain" else list(models)
-    clear = [f"{folder}/models/{model}" for model in models] + [f"{folder}/training/{part}" for part in work]
+    clear = [f"{folder}/models/{model}" for model in models] + [f"{folder}/training/{part}" for part in models.values()]
     if name == "finetune" and _next_round_uses_them(context.pipeline):
         # The next round's texts and scores come from the models that give way here. Without this line the run would refuse
         # its own models as changed ones.
@@ -86,60 +86,54 @@ def _next_round_uses_them(pipeline: Pipeline) -> bool:
 def _pretrain(context: Context, number: int, web: tuple[str, ...], kind: Literal["pool", "dataset"]) -> None:
     from capfilt.training import WebPairs, pretrain
 
-    config = context.pipeline.pretrain
-    assert config is not None
-    with _training(context, number, "pretrain", "pretrained", config.steps) as (out, work, on_step):
-        pretrain(
-            config,
-            web=WebPairs(files=web, kind=kind),
-            out=out,
-            work=work,
-            # The same in every round: the new model starts from the weights that round 0 started from, and sees other pairs.
-            seed=context.pipeline.seed,
-            device=_device(context),
-            workers=context.pipeline.resources.train.workers,
-            prompt=_prompt(context),
-            on_step=on_step,
-        )
+    pipeline = context.pipeline
+    names = [one.model for one in pipeline.pretrainings]
+    for config in pipeline.pretrainings:
+        image = config.init.image if config.init.image in names else None
+        with _training(context, number, config.training, config.model, config.steps) as (out, work, on_step):
+            pretrain(
+                config,
+                web=WebPairs(files=web, kind=kind),
+                out=out,
+                work=work,
+                # The same in every round: the new model starts from the weights that round 0 started from, and sees other pairs.
+                seed=pipeline.seed,
+                device=_device(context),
+                workers=pipeline.resources.train.workers,
+                prompt=_prompt(context),
+                image=None if image is None else context.scratch.fetch(f"round-{number}", "models", image),
+                on_step=on_step,
+            )
 
 
 def _finetune(context: Context, number: int) -> None:
     from capfilt.training import finetune_captioner, finetune_filter
 
-    config = context.pipeline.finetune
+    pipeline, config = context.pipeline, context.pipeline.finetune
     assert config is not None
-    start = config.start or context.scratch.fetch(f"round-{number}", "models", "pretrained")
+    names = [one.model for one in pipeline.pretrainings]
+
+    def start_of(role: Literal["captioner", "filter"]) -> Path | str:
+        start = pipeline.start_of(role)
+        return context.scratch.fetch(f"round-{number}", "models", start) if start in names else start
+
+    common: dict[str, Any] = {
+        "human": config.human,
+        "image_px": config.image_px,
+        "trunk": config.trunk,
+        "seed": pipeline.seed,
+        "device": _device(context),
+        "workers": pipeline.resources.train.workers,
+    }
     if config.captioner is not None:
         with _training(context, number, "captioner", "captioner", config.captioner.steps) as (out, work, on_step):
+            start = start_of("captioner")
             finetune_captioner(
-                config.captioner,
-                human=config.human,
-                image_px=config.image_px,
-                trunk=config.trunk,
-                start=start,
-                out=out,
-                work=work,
-                seed=context.pipeline.seed,
-                device=_device(context),
-                workers=context.pipeline.resources.train.workers,
-                prompt=_prompt(context),
-                on_step=on_step,
+                config.captioner, start=start, out=out, work=work, prompt=_prompt(context), on_step=on_step, **common
             )
     if config.filter is not None:
         with _training(context, number, "filter", "filter", config.filter.steps) as (out, work, on_step):
-            finetune_filter(
-                config.filter,
-                human=config.human,
-                image_px=config.image_px,
-                trunk=config.trunk,
-                start=start,
-                out=out,
-                work=work,
-                seed=context.pipeline.seed,
-                device=_device(context),
-                workers=context.pipeline.resources.train.workers,
-                on_step=on_step,
-            )
+            finetune_filter(config.filter, start=start_of("filter"), out=out, work=work, on_step=on_step, **common)
 
 
 def _evaluate(context: Context, number: int, scored: Scored | None) -> None:
@@ -147,14 +141,11 @@ def _evaluate(context: Context, number: int, scored: Scored | None) -> None:
 
     pipeline = context.pipeline
     assert pipeline.evaluate is not None
-    names = (("pretrained",) if pipeline.pretrain is not None else ()) + (
-        pipeline.finetune.models if pipeline.finetune is not None else ()
-    )
     selected = scored is not None and pipeline.select is not None
     with context.progress.stage(f"round {number} evaluate", 1, "") as shown:
         measured = evaluate(
             pipeline.evaluate,
-            models={name: context.scratch.fetch(f"round-{number}", "models", name) for name in names},
+            models={name: context.scratch.fetch(f"round-{number}", "models", name) for name in pipeline.models},
             candidates=() if scored is None else scored.candidates,
             selection=context.round_path(number, "selection", "selection.parquet") if selected else None,
             round_number=number,
@@ -213,8 +204,29 @@ def _device(context: Context) -> str:
     return "cuda" if context.pipeline.resources.train.gpus > 0 else "cpu"
 
 
+def _learnt_from(pipeline: Pipeline) -> list[Any]:
+    """What else `pretrain` reads: human and labelled pairs, models of the user's own."""
+    names = [one.model for one in pipeline.pretrainings]
+    found: list[Any] = []
+    for one in pipeline.pretrainings:
+        found.append(None if one.human is None else _identity(one.human))
+        found.append(None if one.labelled is None else _identity(one.labelled.path))
+        found += [None if source in names else model_identity(source) for source in (one.init.image, one.init.text)]
+    return found
+
+
+def _stored(pipeline: Pipeline) -> list[Any]:
+    """Of the stored embeddings that a captioner learns from, and of the model that made them."""
+    captioner = pipeline.finetune.captioner if pipeline.finetune is not None else None
+    if captioner is None or captioner.embeddings is None:
+        return []
+    from capfilt.training.embeddings import embedding_files
+
+    return [*(_identity(path) for path in embedding_files(captioner.embeddings)), model_identity(captioner.embeddings.image)]
+
+
 def _identity(path: str) -> list[Any]:
-    """Size and bytes of the human pairs, so that other pairs under the same name are noticed."""
+    """Size and bytes of a file of pairs, so that other pairs under the same name are noticed."""
     from hashlib import blake2b
 
     data = files.get(path) or b""

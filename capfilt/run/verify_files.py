@@ -162,7 +162,7 @@ def _folders(label: str) -> list[str]:
     makes = {
         "select": ["selection"],
         "write": ["dataset"],
-        "pretrain": ["models/pretrained"],
+        "pretrain": ["models"],
         "finetune": ["models/captioner", "models/filter"],
         "evaluate": ["metrics.json"],
     }

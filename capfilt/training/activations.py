@@ -10,7 +10,16 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-BLOCKS = ("VisionBlock", "SelfBlock", "CrossBlock", "FeedForwardBlock")
+BLOCKS = (
+    "VisionBlock",
+    "SelfBlock",
+    "CrossBlock",
+    "FeedForwardBlock",
+    "SelfBranch",  # CoCa's
+    "CrossBranch",
+    "MlpBranch",
+    "GPT2Block",  # transformers'
+)
 """Without batch norm, whose running mean would move twice."""
 
 

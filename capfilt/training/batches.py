@@ -5,17 +5,20 @@ Knows nothing of losses or files.
 
 from collections.abc import Sequence
 from math import ceil, floor
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from capfilt.config.architecture import Architecture
+from capfilt.config.architectures.clipcap import ClipCapArchitecture
+from capfilt.config.architectures.families import AnyArchitecture
+from capfilt.config.train import Mix
 from capfilt.identity import content_hash
 from capfilt.modeling.batch import Batch
+from capfilt.modeling.families import AnyTokenizer
 from capfilt.modeling.preprocess import normalise
-from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.training.data import PairSet
 from capfilt.training.stream import StreamedPairs
 
@@ -34,6 +37,12 @@ def split_batch(batch_size: int, human_share: float) -> tuple[int, int]:
     if human_share < 1 and batch_size > 1:
         human = min(human, batch_size - 1)
     return batch_size - human, human
+
+
+def split_mix(batch_size: int, mix: Mix) -> tuple[int, int, int]:
+    """Web, human and labelled pairs per batch, each as `split_batch` rounds it, labelled ones first."""
+    rest, labelled = split_batch(batch_size, mix.labelled) if mix.labelled else (batch_size, 0)
+    return *(split_batch(rest, min(1.0, mix.human / (1 - mix.labelled))) if rest else (0, 0)), labelled
 
 
 class EndlessShuffle:
@@ -60,7 +69,7 @@ class EndlessShuffle:
 class Tokens:
     """Token ids of N texts, end to end: 4 bytes a token, no padding kept."""
 
-    def __init__(self, texts: Sequence[str], tokenizer: Tokenizer, max_length: int) -> None:
+    def __init__(self, texts: Sequence[str], tokenizer: AnyTokenizer, max_length: int) -> None:
         self.max_length = max_length
         self._pad = tokenizer.pad_id
         flat: list[npt.NDArray[np.int32]] = []
@@ -105,7 +114,7 @@ class _Held:
 class _Streamed:
     """Pairs from shards; their texts become tokens when it is their turn."""
 
-    def __init__(self, pairs: StreamedPairs, tokenizer: Tokenizer, max_length: int, prompt: str) -> None:
+    def __init__(self, pairs: StreamedPairs, tokenizer: AnyTokenizer, max_length: int, prompt: str) -> None:
         self._pairs, self._tokenizer, self._max_length, self._prompt = pairs, tokenizer, max_length, prompt
 
     def content(self) -> list[str | bytes]:
@@ -133,8 +142,8 @@ class Batches:
     def __init__(
         self,
         sources: Sequence[tuple[PairSet | StreamedPairs, int]],
-        tokenizer: Tokenizer,
-        architecture: Architecture,
+        tokenizer: AnyTokenizer,
+        architecture: AnyArchitecture,
         *,
         seed: int,
         device: str = "cpu",
@@ -146,7 +155,8 @@ class Batches:
         self._device = device
         self._pad = tokenizer.pad_id
         # The prompt comes on top of the text's own length, as far as the network has positions.
-        longest = min(architecture.max_text_length + len(tokenizer.encode_prompt(prompt)) - 1, architecture.text.max_positions)
+        of_prompt = len(tokenizer.encode_prompt(prompt)) - len(tokenizer.encode_prompt(""))
+        longest = min(architecture.max_text_length + of_prompt, text_positions(architecture))
         self._sources: list[tuple[_Held | _Streamed, int]] = []
         for number, (pairs, count) in enumerate(kept):
             if isinstance(pairs, StreamedPairs):
@@ -181,11 +191,17 @@ class Batches:
         mask_BT = np.concatenate([_widened(x, width, 0) for x in masks])
         pixels_BCHW = (torch.cat(pixels) if len(pixels) > 1 else pixels[0]).to(self._device)
         return Batch(
-            normalise(pixels_BCHW, self._architecture),
+            normalise(pixels_BCHW, cast(Any, self._architecture)),
             torch.from_numpy(ids_BT).to(self._device),
             torch.from_numpy(mask_BT).to(self._device),
             torch.from_numpy(np.concatenate(image_ids)).to(self._device),
         )
+
+
+def text_positions(architecture: AnyArchitecture) -> int:
+    """Tokens that a text may have; before a ClipCap's text stands the prefix."""
+    taken = architecture.prefix_length if isinstance(architecture, ClipCapArchitecture) else 0
+    return architecture.text.max_positions - taken
 
 
 def _widened(x_BT: Int64Array, width: int, value: int) -> Int64Array:

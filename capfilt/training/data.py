@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from capfilt.errors import InputError
 from capfilt.training.pictures import CACHE_BYTES, Change, Pictures
 
-Kind = Literal["pool", "dataset", "human"]
+Kind = Literal["pool", "dataset", "human", "labelled"]
 Int64Array = npt.NDArray[np.int64]
 ROWS_AT_ONCE = 256
 
@@ -25,7 +25,17 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
     "pool": ("image", "status", "captions"),
     "dataset": ("image", "all_captions"),
     "human": ("image", "captions"),
+    "labelled": ("image",),
 }
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where a labelled picture's labels stand, and what they are called."""
+
+    column: str
+    names: Sequence[str] | None = None
+    """Of label 0, 1, 2 …; None where labels are texts already."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +71,24 @@ def read_pairs(
     cache_bytes: int = CACHE_BYTES,
     threads: int = 2,
     change: Change | None = None,
+    labels: Labels | None = None,
 ) -> PairSet:
     """All pairs of the files, in their order; blank texts are left out.
 
     Of the pool: web texts that no screen rule rejected, of rows with status `ok`. Of a data set: every kept text. Of human
-    pairs: every caption.
+    pairs: every caption. Of labelled pictures: the name of every label.
 
     Args:
         image_px: Side of the square pictures.
         spool: A file that may be written where the pictures do not fit into `cache_bytes`; it goes with `pictures.close()`.
         change: Of the pictures, each time they are taken (augmentation).
+        labels: Of labelled pictures.
 
     Raises:
-        InputError: If a file is missing, lacks a column, holds a broken picture, or all hold no pair.
+        InputError: If a label has no name, a file is missing, lacks a column, holds a broken picture, or all hold no pair.
     """
-    tables = [_open(path, kind) for path in files]
+    columns = [*COLUMNS[kind], *([labels.column] if labels is not None else [])]
+    tables = [_open(path, columns) for path in files]
     pictures = Pictures(
         image_px,
         sum(table.metadata.num_rows for table in tables),
@@ -87,8 +100,9 @@ def read_pairs(
     texts: list[str] = []
     picture_of: list[int] = []
     for path, table in zip(files, tables, strict=True):
-        for first, batch in _batches(table, kind):
-            rows = [(row, found) for row, found in enumerate(_texts(batch, kind)) if found]
+        for first, batch in _batches(table, columns):
+            texts_of = _texts(batch, kind) if labels is None else _names(batch, labels, path)
+            rows = [(row, found) for row, found in enumerate(texts_of) if found]
             images = batch["image"]
             at = pictures.add([images[row].as_py() for row, _ in rows], [f"{path}, row {first + row}" for row, _ in rows])
             for index, (_, found) in zip(at, rows, strict=True):
@@ -103,25 +117,23 @@ def read_pairs(
     return PairSet(pictures, texts, np.array(picture_of, dtype=np.int64), pictures.image_ids())
 
 
-def _open(path: str, kind: Kind) -> pq.ParquetFile:
+def _open(path: str, columns: Sequence[str]) -> pq.ParquetFile:
     try:
         table = pq.ParquetFile(cast(BinaryIO, fsspec.open(path, "rb").open()))
     except FileNotFoundError:
         raise InputError(f"{path}: expected a Parquet file with pairs, found none; check the path") from None
     except pa.ArrowInvalid as error:
         raise InputError(f"{path}: expected a Parquet file with pairs, found {error}; write it again") from None
-    lacking = sorted(set(COLUMNS[kind]) - set(table.schema_arrow.names))
+    lacking = sorted(set(columns) - set(table.schema_arrow.names))
     if lacking:
-        raise InputError(
-            f"{path}: expected the columns {', '.join(COLUMNS[kind])}, found no {', '.join(lacking)}; name another file"
-        )
+        raise InputError(f"{path}: expected the columns {', '.join(columns)}, found no {', '.join(lacking)}; name another file")
     return table
 
 
-def _batches(table: pq.ParquetFile, kind: Kind) -> Iterator[tuple[int, dict[str, Any]]]:
+def _batches(table: pq.ParquetFile, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """(first row, columns) of every `ROWS_AT_ONCE` rows."""
     first = 0
-    for batch in table.iter_batches(ROWS_AT_ONCE, columns=list(COLUMNS[kind])):
+    for batch in table.iter_batches(ROWS_AT_ONCE, columns=list(columns)):
         yield first, {name: batch.column(name) for name in batch.schema.names}
         first += batch.num_rows
 
@@ -137,8 +149,30 @@ def _texts(batch: dict[str, Any], kind: Kind) -> Iterator[list[str]]:
             yield from map(_told, batch["all_captions"].to_pylist())
         case "human":
             yield from map(_told, batch["captions"].to_pylist())
+        case "labelled":
+            raise ValueError("labelled pictures need `labels`")
         case _:
             assert_never(kind)
+
+
+def _names(batch: dict[str, Any], labels: Labels, path: str) -> Iterator[list[str]]:
+    """What the labels of each row are called."""
+    for found in batch[labels.column].to_pylist():
+        own = found if isinstance(found, list) else [found]
+        yield _told([_name(label, labels, path) for label in own if label is not None])
+
+
+def _name(label: object, labels: Labels, path: str) -> str:
+    if isinstance(label, str):
+        return label
+    if labels.names is not None and isinstance(label, int) and 0 <= label < len(labels.names):
+        return labels.names[label]
+    expected = (
+        "texts, or `names` for numbers" if labels.names is None else f"numbers below {len(labels.names)}, one for each name"
+    )
+    raise InputError(
+        f"{path}, column {labels.column}: expected {expected}, found {label!r}; correct the file or `labelled.names`"
+    )
 
 
 def _told(texts: list[str | None] | None) -> list[str]:

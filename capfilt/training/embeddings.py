@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,7 +22,7 @@ import torch
 
 from capfilt.config.architectures.clipcap import ClipCapArchitecture
 from capfilt.config.base import is_operational
-from capfilt.config.train import OptimConfig
+from capfilt.config.train import Embeddings, OptimConfig
 from capfilt.errors import ConfigError, InputError
 from capfilt.identity import content_hash, fingerprint, stage_seed
 from capfilt.modeling.clipcap.batch import EmbeddedBatch
@@ -52,13 +53,19 @@ class EmbeddingPairs:
 
 
 def read_embeddings(
-    files: Sequence[str | Path], *, embedding: str = "embedding", text: str = "text", where: Mapping[str, Any] | None = None
+    files: Sequence[str | Path],
+    *,
+    embedding: str = "embedding",
+    text: str = "text",
+    where: Mapping[str, Any] | None = None,
+    min_itm: float = 0.5,
 ) -> EmbeddingPairs:
     """All pairs of the Parquet files, in their order; rows without an embedding and blank texts are left out.
 
     Args:
         embedding: Column of lists of numbers, all of one length.
-        text: Column of texts, or of lists of texts: all are learnt.
+        text: Column of texts, or of lists of texts: all are learnt. Or the `captions` of a candidates table: of these, the texts
+            that no rule rejected and the first filter gives at least `min_itm`.
         where: Column -> value; only rows that have these, such as those of one data source.
 
     Raises:
@@ -71,7 +78,7 @@ def read_embeddings(
     rows = 0
     for path in files:
         table = _read(path, [embedding, text, *asked])
-        told = [_told(one) for one in table[text].to_pylist()]
+        told = [_told(one, min_itm) for one in table[text].to_pylist()]
         values = zip(*(table[name].to_pylist() for name in asked), strict=True) if asked else [()] * len(told)
         has_vector = table[embedding].is_valid().to_pylist()
         kept = [
@@ -97,9 +104,42 @@ def read_embeddings(
     return EmbeddingPairs(np.concatenate(parts), texts, np.asarray(embedding_of, dtype=np.int64))
 
 
-def _told(one: str | Sequence[str | None] | None) -> list[str]:
-    """Without blank texts."""
-    return [text for text in ([one] if isinstance(one, str) else one or []) if text and text.strip()]
+def embedding_files(config: Embeddings) -> list[str]:
+    """The Parquet files of `paths`, those of a folder in the order of their names.
+
+    Raises:
+        InputError: If a path matches nothing.
+    """
+    found: list[str] = []
+    for path in config.paths:
+        system, inner = fsspec.core.url_to_fs(path)
+        hits = sorted(system.glob(f"{inner.rstrip('/')}/*.parquet" if system.isdir(inner) else inner))
+        if not hits:
+            raise InputError(
+                f"finetune.captioner.embeddings.paths: expected Parquet files at {path}, found none; correct the path"
+            )
+        found += [str(system.unstrip_protocol(hit)) if "://" in path else str(hit) for hit in hits]
+    return found
+
+
+def stored_pairs(config: Embeddings) -> EmbeddingPairs:
+    """What a pipeline's `embeddings` names; see `read_embeddings`."""
+    asked = {"embedding": config.embedding, "text": config.text}
+    return read_embeddings(embedding_files(config), **asked, where=config.where, min_itm=config.min_itm)
+
+
+def _told(one: str | Sequence[str | Mapping[str, Any] | None] | None, min_itm: float) -> list[str]:
+    """Without blank texts, and of candidates without the rejected ones."""
+    texts = [one] if isinstance(one, str) else [_kept(text, min_itm) for text in one or []]
+    return [text for text in texts if text and text.strip()]
+
+
+def _kept(text: str | Mapping[str, Any] | None, min_itm: float) -> str | None:
+    if not isinstance(text, Mapping):
+        return text
+    itm = next((score["itm"] for score in text["scores"] or [] if score["itm"] is not None), None)
+    is_rejected = text["rule"] is not None or text["error"] is not None or (itm is not None and itm < min_itm)
+    return None if is_rejected else text["text"]
 
 
 def _vectors(column: pa.ChunkedArray, path: str) -> Float32Array:
@@ -297,7 +337,7 @@ def compare_prefix_lengths(
 
 def _read(path: str | Path, columns: Sequence[str]) -> pa.Table:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(cast(BinaryIO, fsspec.open(str(path), "rb").open()))
     except FileNotFoundError:
         raise InputError(f"{path}: expected a Parquet file with embeddings and texts, found none; check the path") from None
     except pa.ArrowInvalid as error:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ class Trainable(Protocol):
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]: ...
     def set_progress(self, step: int, steps_per_ramp: int) -> None: ...
+    def to(self, device: str) -> Self: ...
 
 
 @dataclass(frozen=True)

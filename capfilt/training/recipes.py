@@ -1,35 +1,37 @@
 """The three trainings of a round: pre-train a new model, fine-tune a captioner, fine-tune a filter.
 
-Each writes a model folder, and does nothing where the folder exists. Knows nothing of rounds or of what is done with the models.
+Each writes a model folder, and does nothing where the folder exists. The same for every family: what a network begins with is
+`training.start`'s to say, what it learns from `training.objectives`'. Knows nothing of rounds or of what is done with the models.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast
 
 import numpy as np
 from PIL import Image
 
-from capfilt.config.architecture import Architecture, load_architecture
+from capfilt.config.architectures.families import AnyArchitecture
 from capfilt.config.base import Section, is_operational
-from capfilt.config.find import find_yaml
-from capfilt.config.train import OptimConfig, PretrainConfig
+from capfilt.config.train import FinetuneCaptioner, OptimConfig, PretrainConfig
 from capfilt.errors import ConfigError
 from capfilt.identity import fingerprint, stage_seed
-from capfilt.modeling.build import build
-from capfilt.modeling.med import MED
-from capfilt.modeling.med.training import LossName, MedCaptionerFinetuning, MedFilterFinetuning, MedPretraining
+from capfilt.modeling.clipcap.image import centre_square
+from capfilt.modeling.clipcap.network import ClipCap
+from capfilt.modeling.clipcap.tokenizer import AnyTokenizer
+from capfilt.modeling.clipcap.weights import LoadedClipCap
+from capfilt.modeling.families import Loaded, load_network, save_network
 from capfilt.modeling.ranks import Ranks
-from capfilt.modeling.weights import LoadedMed, load_model, save_model
 from capfilt.training.augment import augment
-from capfilt.training.batches import Batches, split_batch
+from capfilt.training.batches import Batches, split_mix
 from capfilt.training.checkpoint import Checkpoints
-from capfilt.training.data import Kind, PairSet, WebPairs, read_pairs
-from capfilt.training.loop import StepReport, Trainable, train
+from capfilt.training.data import Kind, Labels, PairSet, WebPairs, read_pairs
+from capfilt.training.loop import StepReport, train
+from capfilt.training.objectives import Stage, objective, ramp_epochs
 from capfilt.training.pictures import Change
 from capfilt.training.shards import ShardReader
-from capfilt.training.start import VOCABULARY_TEXTS, fitted, initialise, require_role, resized, tokenizer_for
+from capfilt.training.start import VOCABULARY_TEXTS, begin, fresh, image_size, require_role, resized, takes_middle
 from capfilt.training.stream import StreamedPairs
 from capfilt.training.workers import Launch, Task, spawn
 
@@ -51,14 +53,13 @@ def pretrain(
     on_step: OnStep = lambda report: None,
     workers: int = 1,
     prompt: str = "",
+    image: Path | None = None,
     launch: Launch = spawn,
     ranks: Ranks | None = None,
 ) -> None:
-    """A new model from random or published weights on web and human pairs (BLIP section 3.1).
+    """A new model from random or published weights on web, human and labelled pairs (BLIP section 3.1, and each family's paper).
 
-    Alpha ramps over two epochs of web pairs.
-
-    Texts are learnt as they are, without the captioner's prompt, as in BLIP.
+    A MED's alpha ramps over two epochs of web pairs. Texts are learnt as they are, without the captioner's prompt, as in BLIP.
 
     Args:
         web: Web pairs; not read where `mix.web` is 0, or `config.web` names shards.
@@ -67,11 +68,12 @@ def pretrain(
         seed: The run's. Every choice derives from it and from the name of the training.
         workers: That train together, on `batch_size` pairs in all.
         prompt: Its words enter a vocabulary that is trained here, so that it costs the captioner few tokens.
+        image: The folder of the model that `config.init.image` names; None: that is a folder or hub name itself.
         launch: Starts them.
         ranks: Which of them this is; None where they are still to be started.
 
     Raises:
-        ConfigError: If architecture, vocabulary or workers cannot be right.
+        ConfigError: If architecture, losses, vocabulary or workers cannot be right.
         CheckpointError: If weights to start from do not fit the architecture.
         InputError: If a file is missing or holds no pair.
         CapfiltError: If a loss is no finite number.
@@ -80,164 +82,130 @@ def pretrain(
         return
     _check_workers(config, workers)
     if workers > 1:
-        arguments = {"config": config, "web": web, "out": out, "work": work, "seed": seed, "prompt": prompt}
+        arguments = {"config": config, "web": web, "out": out, "work": work, "seed": seed, "prompt": prompt, "image": image}
         launch(Task("pretrain", arguments, workers, device, work), on_step)
         return
     ranks = ranks or Ranks()
-    architecture = load_architecture(find_yaml(config.architecture, "models"))
-    px = config.image_px or architecture.image.size
-    own_seed = stage_seed(seed, "pretrain")
-    web_count, human_count = split_batch(config.batch_size, config.mix.human)
+    start = begin(config, image)
+    own_seed = stage_seed(seed, "pretrain" if config.name is None else f"pretrain {config.name}")
     with ExitStack() as stack:
-        sources: list[tuple[PairSet | StreamedPairs, int]] = []
-        origins: list[tuple[tuple[str, ...], Kind, int]] = [
-            (web.files, web.kind, web_count),
-            ((config.human or "",), "human", human_count),
-        ]
-        for number, (files, kind, count) in enumerate(origins):
-            if not count:
-                continue
-            change = _change(config, px, PRETRAIN_CROP, own_seed, number)
-            pairs = (
-                _stream(config, px, own_seed, change, stack)
-                if config.web is not None and kind != "human"
-                else _held(files, kind, px, work, change, ranks, stack)
-            )
-            sources.append((pairs, count))
-        tokenizer = tokenizer_for(config, architecture, (text for pairs, _ in sources for text in _texts(pairs)), prompt)
-        architecture = fitted(architecture, tokenizer, px)
-        _check_contrast(config, architecture, ranks)
-        model = build(architecture, seed=own_seed)
-        initialise(model, config)
-        model = model.to(device)
-        module = MedPretraining(model, losses=_names(config), seed=own_seed, ranks=ranks, negatives=config.negatives).to(device)
+        sources = _sources(config, web, start.architecture, start.px, work, own_seed, ranks, stack)
+        loaded = fresh(start, config, (text for pairs, _ in sources for text in _texts(pairs)), prompt=prompt, seed=own_seed)
+        _check_contrast(config, loaded.architecture, ranks)
         batches = Batches(
             sources,
-            tokenizer,
-            architecture,
+            loaded.tokenizer,
+            loaded.architecture,
             seed=own_seed,
             device=device,
-            fraction_per_epoch=config.web_fraction_per_epoch if web_count else 1.0,
+            fraction_per_epoch=config.web_fraction_per_epoch if split_mix(config.batch_size, config.mix)[0] else 1.0,
         )
-        loaded = LoadedMed(model, architecture, tokenizer)
-        _train_and_save(module, model, batches, config, loaded, out, work, own_seed, device, 2, on_step, ranks)
+        _train_and_save(loaded, "pretrain", batches, config, out, work, own_seed, device, on_step, ranks)
 
 
 def finetune_captioner(
     config: OptimConfig,
-    human: str,
+    human: str | None,
     image_px: int | None = None,
     *,
-    trunk: Trunk = "separate",
-    start: Path | str,
-    out: Path,
-    work: Path,
-    seed: int,
-    device: str,
     prompt: str,
-    on_step: OnStep = lambda report: None,
-    workers: int = 1,
-    launch: Launch = spawn,
-    ranks: Ranks | None = None,
+    **options: Any,
 ) -> None:
-    """The captioner: LM on human texts behind the prompt, which itself is not learnt (BLIP section 3.2). Arguments as below."""
-    if out.exists():
-        return
-    _check_workers(config, workers)
-    if workers > 1:
-        arguments: dict[str, Any] = {"config": config, "human": human, "image_px": image_px, "start": start, "out": out}
-        arguments["trunk"] = trunk
-        arguments |= {"work": work, "seed": seed, "prompt": prompt}
-        launch(Task("finetune_captioner", arguments, workers, device, work), on_step)
-        return
-    ranks = ranks or Ranks()
-    own_seed = stage_seed(seed, "finetune_captioner")
-    with ExitStack() as stack:
-        loaded, pairs = _start(config, start, human, image_px, work, own_seed, ranks, stack)
-        require_role(loaded, "captioner", start)
-        model = loaded.model.to(device)
-        module = MedCaptionerFinetuning(model, prompt_length=len(loaded.tokenizer.encode_prompt(prompt))).to(device)
-        if trunk == "shared":
-            module.freeze_trunk()
-        batches = Batches(
-            [(pairs, config.batch_size)], loaded.tokenizer, loaded.architecture, seed=own_seed, device=device, prompt=prompt
-        )
-        _train_and_save(module, model, batches, config, loaded, out, work, own_seed, device, 1, on_step, ranks, trunk)
+    """The captioner: LM on human texts behind the prompt, which itself is not learnt (BLIP section 3.2).
+
+    A ClipCap may learn from stored embeddings instead (`config.embeddings`). Arguments as of `finetune_filter`; `prompt` as of
+    `pretrain`.
+    """
+    _finetune("captioner", config, human, image_px, prompt=prompt, **options)
 
 
-def finetune_filter(
-    config: OptimConfig,
-    human: str,
-    image_px: int | None = None,
-    *,
-    trunk: Trunk = "separate",
-    start: Path | str,
-    out: Path,
-    work: Path,
-    seed: int,
-    device: str,
-    on_step: OnStep = lambda report: None,
-    workers: int = 1,
-    launch: Launch = spawn,
-    ranks: Ranks | None = None,
-) -> None:
+def finetune_filter(config: OptimConfig, human: str | None, image_px: int | None = None, **options: Any) -> None:
     """The filter: ITC and ITM on human pairs, all texts of a picture being its positives (BLIP section 3.2).
 
-    Alpha ramps over one epoch.
+    A MED's alpha ramps over one epoch.
 
     Args:
         config: Steps, rates, batch size, losses.
         human: Human pairs.
-        image_px: Side of the pictures; None: the start's. Learned positions are interpolated to a new side.
-        trunk: `shared` leaves the image encoder as it is.
-        start: The pre-trained model folder, or anything else that `load_model` takes.
-        out: The model folder to write; nothing is done where it exists.
-        work: Gets `log.jsonl` and, until the end, `checkpoint/`.
-        seed: The run's.
-        workers: That train together.
-        launch: Starts them.
-        ranks: Which of them this is; None where they are still to be started.
+        image_px: Side of the pictures; None: the start's. A MED's learned positions are interpolated to a new side.
+        **options: As `_finetune` names them: `start`, the pre-trained model folder, or anything else that `load_model` takes;
+            `trunk`, of which `shared` leaves the image encoder as it is; the others as of `pretrain`.
+
+    Raises:
+        CheckpointError: If the start is none, or cannot take the role.
+        ConfigError: If it has not the losses that are asked for.
     """
-    if out.exists():
-        return
-    _check_workers(config, workers)
-    if workers > 1:
-        arguments: dict[str, Any] = {"config": config, "human": human, "image_px": image_px, "start": start, "out": out}
-        arguments["trunk"] = trunk
-        arguments |= {"work": work, "seed": seed}
-        launch(Task("finetune_filter", arguments, workers, device, work), on_step)
-        return
-    ranks = ranks or Ranks()
-    own_seed = stage_seed(seed, "finetune_filter")
-    with ExitStack() as stack:
-        loaded, pairs = _start(config, start, human, image_px, work, own_seed, ranks, stack)
-        require_role(loaded, "filter", start)
-        _check_contrast(config, loaded.architecture, ranks)
-        model = loaded.model.to(device)
-        module = MedFilterFinetuning(model, losses=_names(config), seed=own_seed, ranks=ranks, negatives=config.negatives).to(
-            device
-        )
-        if trunk == "shared":
-            module.freeze_trunk()
-        batches = Batches([(pairs, config.batch_size)], loaded.tokenizer, loaded.architecture, seed=own_seed, device=device)
-        _train_and_save(module, model, batches, config, loaded, out, work, own_seed, device, 1, on_step, ranks, trunk)
+    _finetune("filter", config, human, image_px, prompt="", **options)
 
 
-def _train_and_save(
-    module: Trainable,
-    model: MED,
-    batches: Batches,
+def _finetune(
+    role: Literal["captioner", "filter"],
     config: OptimConfig,
-    loaded: LoadedMed,
+    human: str | None,
+    image_px: int | None,
+    *,
+    prompt: str,
+    start: Path | str,
     out: Path,
     work: Path,
     seed: int,
     device: str,
-    ramp_epochs: int,
+    trunk: Trunk = "separate",
+    on_step: OnStep = lambda report: None,
+    workers: int = 1,
+    launch: Launch = spawn,
+    ranks: Ranks | None = None,
+) -> None:
+    if out.exists():
+        return
+    _check_workers(config, workers)
+    own_seed = stage_seed(seed, f"finetune_{role}")
+    if isinstance(config, FinetuneCaptioner) and config.embeddings is not None:
+        _from_embeddings(config, start, out, work, seed, device, prompt, on_step, workers)
+        return
+    if workers > 1:
+        arguments: dict[str, Any] = {"config": config, "human": human, "image_px": image_px, "start": start, "out": out}
+        arguments |= {"work": work, "seed": seed, "trunk": trunk} | ({"prompt": prompt} if role == "captioner" else {})
+        launch(Task(f"finetune_{role}", arguments, workers, device, work), on_step)
+        return
+    ranks = ranks or Ranks()
+    with ExitStack() as stack:
+        loaded = load_network(start)
+        if image_px not in (None, image_size(loaded.architecture)):
+            loaded = resized(loaded, image_px)
+        require_role(loaded, role, start)
+        _check_contrast(config, loaded.architecture, ranks)
+        px = image_size(loaded.architecture)
+        change = _change(config, loaded.architecture, px, FINETUNE_CROP, own_seed, 0)
+        pairs = _held([human or ""], "human", px, work, change, ranks, stack)
+        batches = Batches(
+            [(pairs, config.batch_size)], loaded.tokenizer, loaded.architecture, seed=own_seed, device=device, prompt=prompt
+        )
+        prompt_length = len(loaded.tokenizer.encode_prompt(prompt)) if role == "captioner" else 0
+        _train_and_save(
+            loaded, role, batches, config, out, work, own_seed, device, on_step, ranks, prompt_length=prompt_length, trunk=trunk
+        )
+
+
+def _train_and_save(
+    loaded: Loaded,
+    stage: Stage,
+    batches: Batches,
+    config: OptimConfig,
+    out: Path,
+    work: Path,
+    seed: int,
+    device: str,
     on_step: OnStep,
     ranks: Ranks,
+    *,
+    prompt_length: int = 0,
     trunk: Trunk = "separate",
 ) -> None:
+    model = loaded.model.to(device)
+    module = objective(
+        model, stage, config, prompt_length=prompt_length, seed=seed, ranks=ranks, is_trunk_frozen=trunk == "shared"
+    ).to(device)
     made_of = [_result_settings(config), seed, batches.content(), loaded.architecture.model_dump(mode="json")]
     made_of += [trunk] if trunk == "shared" else []
     # Another number of workers draws other dropout and, with `local`, other negatives.
@@ -249,41 +217,104 @@ def _train_and_save(
         work=work,
         seed=seed,
         device=device,
-        steps_per_ramp=ramp_epochs * batches.steps_per_epoch,
+        steps_per_ramp=ramp_epochs(model, stage) * batches.steps_per_epoch,
         mark=mark,
         on_step=on_step,
         ranks=ranks,
     )
     if ranks.rank:
         return
-    save_model(out, model, loaded.architecture, loaded.tokenizer)
+    save_network(out, loaded)
     Checkpoints(work / "checkpoint").remove()
 
 
-def _start(
-    config: OptimConfig,
+def _from_embeddings(
+    config: FinetuneCaptioner,
     start: Path | str,
-    human: str,
-    image_px: int | None,
+    out: Path,
+    work: Path,
+    seed: int,
+    device: str,
+    prompt: str,
+    on_step: OnStep,
+    workers: int,
+) -> None:
+    """A ClipCap from stored embeddings: no picture is decoded (ClipCap section 3)."""
+    from capfilt.training.embeddings import stored_pairs, train_on_embeddings
+
+    assert config.embeddings is not None
+    if workers > 1:
+        raise ConfigError(
+            f"finetune.captioner.embeddings: expected resources.train.workers 1, found {workers}. Write 1: it takes minutes"
+        )
+    loaded = load_network(start)
+    if config.embeddings.image is not None and isinstance(loaded.model, ClipCap):
+        loaded = Loaded(model := loaded.model.with_image_side(config.embeddings.image), model.config, loaded.tokenizer)
+    objective(loaded.model, "captioner", config)  # refuses what no ClipCap learns from
+    if not isinstance(loaded.model, ClipCap):
+        raise ConfigError(
+            f"finetune.captioner.embeddings: expected a ClipCap to start from, found a {loaded.architecture.kind}. Only that "
+            "learns from stored embeddings; leave them out, or name another start"
+        )
+    train_on_embeddings(
+        config,
+        stored_pairs(config.embeddings),
+        LoadedClipCap(loaded.model, cast(AnyTokenizer, loaded.tokenizer)),
+        out=out,
+        work=work,
+        seed=seed,
+        device=device,
+        prompt=prompt,
+        on_step=on_step,
+    )
+
+
+def _sources(
+    config: PretrainConfig,
+    web: WebPairs,
+    architecture: AnyArchitecture,
+    px: int,
     work: Path,
     seed: int,
     ranks: Ranks,
     stack: ExitStack,
-) -> tuple[LoadedMed, PairSet]:
-    """The pre-trained model, at the asked image size, and the human pairs."""
-    loaded = load_model(start)
-    px = image_px or loaded.architecture.image.size
-    if px != loaded.architecture.image.size:
-        loaded = resized(loaded, px)
-    return loaded, _held([human], "human", px, work, _change(config, px, FINETUNE_CROP, seed, 0), ranks, stack)
+) -> list[tuple[PairSet | StreamedPairs, int]]:
+    """Pairs and how many of them a batch has: web, human, labelled."""
+    web_count, human_count, labelled_count = split_mix(config.batch_size, config.mix)
+    labelled = config.labelled
+    origins: list[tuple[tuple[str, ...], Kind, int]] = [
+        (web.files, web.kind, web_count),
+        ((config.human or "",), "human", human_count),
+        (("" if labelled is None else labelled.path,), "labelled", labelled_count),
+    ]
+    sources: list[tuple[PairSet | StreamedPairs, int]] = []
+    for number, (files, kind, count) in enumerate(origins):
+        if not count:
+            continue
+        change = _change(config, architecture, px, PRETRAIN_CROP, seed, number)
+        labels = Labels(labelled.column, labelled.names) if kind == "labelled" and labelled is not None else None
+        pairs = (
+            _stream(config, px, seed, change, stack)
+            if config.web is not None and number == 0
+            else _held(files, kind, px, work, change, ranks, stack, labels)
+        )
+        sources.append((pairs, count))
+    return sources
 
 
 def _held(
-    files: Sequence[str], kind: Kind, px: int, work: Path, change: Change | None, ranks: Ranks, stack: ExitStack
+    files: Sequence[str],
+    kind: Kind,
+    px: int,
+    work: Path,
+    change: Change | None,
+    ranks: Ranks,
+    stack: ExitStack,
+    labels: Labels | None = None,
 ) -> PairSet:
     """Pairs whose texts are in memory; each worker has its own spool."""
     spool = work / (f"{kind}.pictures" if ranks.size == 1 else f"{kind}-{ranks.rank}.pictures")
-    pairs = read_pairs(files, kind, px, spool=spool, change=change)
+    pairs = read_pairs(files, kind, px, spool=spool, change=change, labels=labels)
     stack.enter_context(pairs.pictures)
     return pairs
 
@@ -301,20 +332,17 @@ def _texts(pairs: PairSet | StreamedPairs) -> Iterable[str]:
     return pairs.texts(VOCABULARY_TEXTS) if isinstance(pairs, StreamedPairs) else pairs.texts
 
 
-def _change(config: OptimConfig, px: int, min_scale: float, seed: int, number: int) -> Change | None:
+def _change(
+    config: OptimConfig, architecture: AnyArchitecture, px: int, min_scale: float, seed: int, number: int
+) -> Change | None:
     """What makes another picture of each at each visit: drawn from the seed, the source's number and the place in its stream."""
     if config.augment == "none":
-        return None
+        return (lambda picture, place: centre_square(picture, px)) if takes_middle(architecture) else None
 
     def change(picture: Image.Image, place: int) -> Image.Image:
         return augment(picture, px, min_scale, np.random.default_rng([seed, number, place]))
 
     return change
-
-
-def _names(config: OptimConfig) -> list[LossName]:
-    weights = config.losses.weights()
-    return [name for name in get_args(LossName) if name in weights]
 
 
 def _result_settings(config: Section) -> dict[str, object]:
@@ -331,9 +359,13 @@ def _check_workers(config: OptimConfig, workers: int) -> None:
         )
 
 
-def _check_contrast(config: OptimConfig, architecture: Architecture, ranks: Ranks) -> None:
-    if ranks.size > 1 and config.negatives == "global" and architecture.image.stem == "conv":
+def _check_contrast(config: OptimConfig, architecture: AnyArchitecture, ranks: Ranks) -> None:
+    if ranks.size > 1 and config.negatives == "global" and _has_batch_norm(architecture):
         raise ConfigError(
             "negatives: global promises what one worker would learn, but the batch norm of stem: conv sees its own worker's "
             "pictures. Write negatives: local, or use an architecture with stem: patch"
         )
+
+
+def _has_batch_norm(architecture: AnyArchitecture) -> bool:
+    return getattr(architecture.image, "stem", None) == "conv"

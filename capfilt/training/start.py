@@ -1,30 +1,204 @@
-"""What a training starts from: an architecture that fits vocabulary and pictures, published towers, a pre-trained model.
+"""What a training starts from: an architecture that fits vocabulary and pictures, published towers, an earlier model.
 
-Knows nothing of data, losses or steps.
+Knows nothing of data, losses or steps. What never learns (the image side of BLIP-2 and ClipCap, BLIP-2's language model) comes
+whole from a model that is there; its sizes take the place of the architecture's.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar, assert_never
 
-from capfilt.config.architecture import Architecture, Role
+import torch
+
+from capfilt.config.architecture import MedArchitecture, Role
+from capfilt.config.architectures.blip2 import Blip2Architecture
+from capfilt.config.architectures.clipcap import ClipCapArchitecture, ClipImage
+from capfilt.config.architectures.coca import CocaArchitecture
+from capfilt.config.architectures.families import AnyArchitecture, load_any_architecture
+from capfilt.config.architectures.soho import SohoArchitecture
+from capfilt.config.find import find_yaml
 from capfilt.config.train import PretrainConfig
 from capfilt.errors import CheckpointError, ConfigError
-from capfilt.modeling.build import build
+from capfilt.modeling.blip2.build import build_blip2, start_from
+from capfilt.modeling.blip2.language import FrozenLanguage
+from capfilt.modeling.blip2.qformer import QFormer
+from capfilt.modeling.blip2.tokenizer import LanguageTokenizer
+from capfilt.modeling.clipcap.image import load_embedder
+from capfilt.modeling.clipcap.weights import assemble
+from capfilt.modeling.families import Loaded, build_network, load_network
 from capfilt.modeling.med import MED, missing_role
-from capfilt.modeling.tokenizer import Tokenizer
-from capfilt.modeling.weights import LoadedMed, load_tensors, own_tensors
+from capfilt.modeling.soho.network import SOHO
+from capfilt.modeling.tokenizer import SPECIALS, Tokenizer
+from capfilt.modeling.weights import load_tensors, own_tensors
 
+Fitting = TypeVar("Fitting", MedArchitecture, CocaArchitecture, Blip2Architecture, ClipCapArchitecture, SohoArchitecture)
 VOCABULARY_TEXTS = 1_000_000
 """Texts that a vocabulary is trained on, at most: the first ones."""
 
 
-def tokenizer_for(config: PretrainConfig, architecture: Architecture, texts: Iterable[str], prompt: str) -> Tokenizer:
+@dataclass(frozen=True)
+class Beginning:
+    """What is known before the pairs are read: the architecture, with pictures of their final size."""
+
+    architecture: AnyArchitecture
+    image: Path | str | None
+    """What `init.image` stands for."""
+    seen_by: Loaded | None = None
+    """BLIP-2: the model whose image encoder, or Q-Former, is taken."""
+
+    @property
+    def px(self) -> int:
+        return image_size(self.architecture)
+
+
+def begin(config: PretrainConfig, image: Path | str | None = None) -> Beginning:
+    """The architecture that `config` names, at its image size.
+
+    Args:
+        image: The folder that `config.init.image` stands for, where it is the name of another model.
+
+    Raises:
+        ConfigError: If the family does not begin with what `init` names, or needs what it does not name.
+        CheckpointError: If that is missing, or is something else.
+    """
+    architecture = load_any_architecture(find_yaml(config.architecture, "models"))
+    source = image or config.init.image
+    seen_by: Loaded | None = None
+    match architecture:
+        case MedArchitecture():
+            architecture = _sized(architecture, config.image_px)
+        case CocaArchitecture():
+            _refuse(config, source, image="A CoCa's image encoder learns from random weights", text="A CoCa's text decoder too")
+            architecture = _sized(architecture, config.image_px)
+        case SohoArchitecture():
+            _refuse(config, None, text="A SOHO's transformer learns from random weights")
+            architecture = _sized(architecture, config.image_px)
+        case Blip2Architecture():
+            seen_by = load_network(
+                _needed(source or architecture.image.checkpoint, config, "the MED whose image encoder it looks with")
+            )
+            architecture = _with_eyes(architecture, seen_by, config)
+        case ClipCapArchitecture():
+            needed = _needed(source, config, "the MED or CLIP whose embeddings it speaks of")
+            _, section, embed_dim, told = load_embedder(needed)
+            changes = {"image": section.model_dump(), "embed_dim": embed_dim, **told}
+            architecture = _validated(architecture, changes)
+            _same_size(config, section.size)
+        case _:
+            assert_never(architecture)
+    return Beginning(architecture, source, seen_by)
+
+
+def fresh(start: Beginning, config: PretrainConfig, texts: Iterable[str], *, prompt: str, seed: int) -> Loaded:
+    """The new network with its vocabulary, its weights drawn from `seed` where nothing gives them.
+
+    Args:
+        texts: What a vocabulary is trained on.
+        prompt: Belongs to them.
+    """
+    architecture = start.architecture
+    match architecture:
+        case MedArchitecture():
+            tokenizer = tokenizer_for(config, architecture, texts, prompt)
+            fitting = fitted(architecture, tokenizer)
+            med = build_network(fitting, seed=seed)
+            assert isinstance(med, MED)
+            initialise(med, config)
+            return Loaded(med, fitting, tokenizer)
+        case CocaArchitecture():
+            tokenizer = tokenizer_for(config, architecture, texts, prompt)
+            coca = fitted(architecture, tokenizer)
+            return Loaded(build_network(coca, seed=seed), coca, tokenizer)
+        case SohoArchitecture():
+            tokenizer = tokenizer_for(config, architecture, texts, prompt)
+            dictionary = fitted(architecture, tokenizer)
+            soho = build_network(dictionary, seed=seed)
+            assert isinstance(soho, SOHO)
+            if start.image is not None:
+                soho.load_trunk(_state_dict(start.image))
+            return Loaded(soho, dictionary, tokenizer)
+        case Blip2Architecture():
+            return _blip2(start, architecture, config, texts, prompt, seed)
+        case ClipCapArchitecture():
+            own = None if config.init.text is not None else tokenizer_for(config, architecture, texts, prompt)
+            assert start.image is not None
+            made = assemble(architecture, text=config.init.text, image=start.image, tokenizer=own, seed=seed)
+            return Loaded(made.model, made.architecture, made.tokenizer)
+        case _:
+            assert_never(architecture)
+
+
+def _blip2(
+    start: Beginning, architecture: Blip2Architecture, config: PretrainConfig, texts: Iterable[str], prompt: str, seed: int
+) -> Loaded:
+    assert start.seen_by is not None
+    eyes = start.seen_by.model
+    if architecture.language is None:
+        assert isinstance(eyes, MED)
+        tokenizer = tokenizer_for(config, architecture, texts, prompt)
+        fitting = fitted(architecture, tokenizer)
+        return Loaded(build_blip2(fitting, seed=seed, vision=eyes.vision), fitting, tokenizer)
+    assert isinstance(eyes, QFormer)
+    checkpoint = config.init.text or architecture.language.checkpoint
+    language = FrozenLanguage.load(checkpoint, eos_id=architecture.language.eos_id)
+    model = build_blip2(architecture, seed=seed, vision=eyes.vision, language=language)
+    assert not isinstance(model, QFormer)
+    start_from(model, eyes)
+    return Loaded(model, architecture, LanguageTokenizer.load(checkpoint, language))
+
+
+def _with_eyes(architecture: Blip2Architecture, seen_by: Loaded, config: PretrainConfig) -> Blip2Architecture:
+    """The architecture with the sizes of the frozen image encoder, in stage 2 with those of the whole Q-Former."""
+    given = seen_by.architecture
+    changes: dict[str, Any]
+    if architecture.language is None:
+        if not isinstance(given, MedArchitecture):
+            raise CheckpointError(
+                f"pretrain.init.image: expected a MED, found a {given.kind}. Name a model with a MED's image encoder"
+            )
+        changes = {"image": {**given.image.model_dump(), "final_norm": True, "checkpoint": None}}
+    else:
+        if not isinstance(seen_by.model, QFormer):
+            raise CheckpointError(
+                f"pretrain.init.image: expected a BLIP-2 of stage 1, with whose Q-Former stage 2 goes on, found a {given.kind}. "
+                "Name that model"
+            )
+        assert isinstance(given, Blip2Architecture)
+        changes = {"image": given.image.model_dump(), "text": given.text.model_dump(), "roles": ()}
+    _same_size(config, given.image.size)
+    return _validated(architecture, {**changes, "image_mean": given.image_mean, "image_std": given.image_std})
+
+
+def image_size(architecture: AnyArchitecture) -> int:
+    """Side of the square pictures in pixels.
+
+    Raises:
+        ConfigError: If the network takes no pictures.
+    """
+    if architecture.image is None:
+        raise ConfigError("expected a network that takes pictures, found one for stored embeddings alone (`image: null`)")
+    return architecture.image.size
+
+
+def takes_middle(architecture: AnyArchitecture) -> bool:
+    """Whether pictures are cut to their middle square, as CLIP does, and not squeezed."""
+    return isinstance(architecture.image, ClipImage)
+
+
+def tokenizer_for(config: PretrainConfig, architecture: AnyArchitecture, texts: Iterable[str], prompt: str) -> Tokenizer:
     wanted = architecture.text
     if config.vocabulary is None and config.init.text is not None:
         from capfilt.modeling.med.checkpoints.towers import tokenizer_of
 
         return tokenizer_of(config.init.text)
+    if wanted.vocabulary in ("clip", "gpt2"):
+        raise ConfigError(
+            f"pretrain.architecture: {config.architecture} has the vocabulary of published weights ({wanted.vocabulary}), which "
+            "a training from random weights does not begin with. Write `text.vocabulary: trained`, or begin with those weights "
+            "(`finetune.captioner.start`; ClipCap: `init.text`)"
+        )
     if config.vocabulary is None:
         if wanted.vocabulary == "bert":
             raise ConfigError(
@@ -33,7 +207,7 @@ def tokenizer_for(config: PretrainConfig, architecture: Architecture, texts: Ite
             )
         return Tokenizer.train([prompt, *islice(texts, VOCABULARY_TEXTS)], wanted.vocab_size)
     tokenizer = Tokenizer.from_vocab(config.vocabulary)
-    if wanted.vocabulary == "bert" and len(tokenizer) != wanted.vocab_size:
+    if isinstance(architecture, MedArchitecture) and wanted.vocabulary == "bert" and len(tokenizer) != wanted.vocab_size:
         raise ConfigError(
             f"pretrain.vocabulary: architecture {config.architecture} expects {wanted.vocab_size} tokens with [DEC] and [ENC], "
             f"{config.vocabulary} gives {len(tokenizer)}; name the matching file or architecture"
@@ -41,15 +215,18 @@ def tokenizer_for(config: PretrainConfig, architecture: Architecture, texts: Ite
     return tokenizer
 
 
-def fitted(architecture: Architecture, tokenizer: Tokenizer, px: int) -> Architecture:
-    """The architecture with the tokenizer's real size and ids, and the pictures' size."""
-    text = {
+def fitted(architecture: Fitting, tokenizer: Tokenizer) -> Fitting:
+    """The architecture with the tokenizer's real size and ids."""
+    text: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "pad_id": tokenizer.pad_id,
         "cls_id": tokenizer.cls_id,
         "sep_id": tokenizer.sep_id,
+        "dec_id": tokenizer.dec_id,
+        "mask_id": tokenizer.tokens().index(SPECIALS[-1]),
     }
-    return _validated(architecture, {"text": text, "image": {"size": px}})
+    known = type(architecture.text).model_fields
+    return _validated(architecture, {"text": {name: value for name, value in text.items() if name in known}})
 
 
 def initialise(model: MED, config: PretrainConfig) -> None:
@@ -61,26 +238,81 @@ def initialise(model: MED, config: PretrainConfig) -> None:
         start_text(model, config.init.text)
 
 
-def require_role(loaded: LoadedMed, role: Role, start: Path | str) -> None:
+def require_role(loaded: Loaded, role: Role, start: Path | str) -> None:
     if role not in loaded.architecture.roles:
         raise CheckpointError(missing_role(str(start), role))
 
 
-def resized(loaded: LoadedMed, px: int) -> LoadedMed:
-    """The same network for pictures of another size."""
-    architecture = _validated(loaded.architecture, {"image": {"size": px}})
-    model = build(architecture)
-    tensors = own_tensors(loaded.model)
+def resized(loaded: Loaded, px: int) -> Loaded:
+    """The same network for pictures of another size.
+
+    Raises:
+        ConfigError: If its pictures have one size only.
+    """
+    architecture, own = loaded.architecture, loaded.model
+    if not isinstance(architecture, MedArchitecture) or not isinstance(own, MED):
+        raise ConfigError(
+            f"finetune.image_px: expected {image_size(architecture)}, the size a {architecture.kind} was trained with, found "
+            f"{px}. Write null"
+        )
+    architecture = _sized(architecture, px)
+    model = build_network(architecture)
+    assert isinstance(model, MED)
+    tensors = own_tensors(own)
     if "vision.positions" in tensors:
-        tensors["vision.positions"] = loaded.model.vision.positions_for(model.vision.side).detach()
+        tensors["vision.positions"] = own.vision.positions_for(model.vision.side).detach()
     load_tensors(model, tensors, "the pre-trained model")
-    return LoadedMed(model, architecture, loaded.tokenizer)
+    return Loaded(model, architecture, loaded.tokenizer)
 
 
-def _validated(architecture: Architecture, changes: dict[str, dict[str, int]]) -> Architecture:
+def _sized(architecture: Fitting, px: int | None) -> Fitting:
+    return architecture if px is None else _validated(architecture, {"image": {"size": px}})
+
+
+def _same_size(config: PretrainConfig, px: int) -> None:
+    if config.image_px not in (None, px):
+        raise ConfigError(
+            f"pretrain.image_px: expected {px}, the size that the frozen image encoder was trained with, found "
+            f"{config.image_px}. Write null"
+        )
+
+
+def _needed(source: Path | str | None, config: PretrainConfig, what: str) -> Path | str:
+    if source is None:
+        raise ConfigError(
+            f"pretrain.init.image: architecture {config.architecture} needs {what}, found null. Name a model folder, or the "
+            "`name` of an earlier `pretrain` section"
+        )
+    return source
+
+
+def _refuse(config: PretrainConfig, source: Path | str | None, *, text: str, image: str = "") -> None:
+    for name, found, why in (("image", source, image), ("text", config.init.text, text)):
+        if found is not None:
+            raise ConfigError(f"pretrain.init.{name}: expected null, found {found}. {why}; leave it out")
+
+
+def _state_dict(path: Path | str) -> dict[str, Any]:
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"pretrain.init.image: expected a ResNet's state dict at {path}, found {reason}") from None
+    found = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"pretrain.init.image: expected a ResNet's state dict at {path}, found {type(content).__name__}")
+    return found
+
+
+def _validated(architecture: Fitting, changes: dict[str, Any]) -> Fitting:
+    """`changes`: by field; of a section, the fields of it that change."""
     content = architecture.model_dump()
-    for section, values in changes.items():
-        content[section] |= values
+    for name, value in changes.items():
+        before = content[name]
+        is_part = (
+            isinstance(value, dict) and isinstance(before, dict) and value.get("kind", before.get("kind")) == before.get("kind")
+        )
+        content[name] = before | value if is_part else value
     try:
         return type(architecture).model_validate(content)
     except ValueError as error:

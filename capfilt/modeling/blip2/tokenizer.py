@@ -39,6 +39,10 @@ class LanguageTokenizer:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{checkpoint}: expected a tokenizer, found {reason}. Save the model's there") from None
 
+    def tokens(self) -> list[str]:
+        """Token of every id, in order."""
+        return [str(token) for token in self._backend.convert_ids_to_tokens(range(len(self._backend)))]
+
     def encode_batch(self, texts: Sequence[str], max_length: int, *, pad_to: int | None = None) -> tuple[Int64Array, Int64Array]:
         """Ids [R, T] and mask [R, T], padded right; longer texts lose their end but keep the closing token.
 

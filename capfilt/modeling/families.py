@@ -1,0 +1,96 @@
+"""A trained network of any family as a folder, and back.
+
+Knows nothing of training.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from capfilt.config.architecture import MedArchitecture
+from capfilt.config.architectures.blip2 import Blip2Architecture
+from capfilt.config.architectures.clipcap import ClipCapArchitecture
+from capfilt.config.architectures.coca import CocaArchitecture
+from capfilt.config.architectures.families import AnyArchitecture, load_any_architecture
+from capfilt.config.architectures.soho import SohoArchitecture
+from capfilt.errors import CheckpointError
+from capfilt.modeling.blip2.build import build_blip2
+from capfilt.modeling.blip2.network import Blip2
+from capfilt.modeling.blip2.qformer import QFormer
+from capfilt.modeling.blip2.tokenizer import LanguageTokenizer
+from capfilt.modeling.clipcap.network import ClipCap
+from capfilt.modeling.clipcap.tokenizer import GptTokenizer, load_tokenizer
+from capfilt.modeling.coca.network import CoCa
+from capfilt.modeling.med.checkpoints.find import find_checkpoint
+from capfilt.modeling.med.network import MED
+from capfilt.modeling.soho.network import SOHO
+from capfilt.modeling.tokenizer import Tokenizer
+from capfilt.modeling.weights import ARCHITECTURE, WEIGHTS, load_model, load_tensors, save_model
+
+Network = MED | CoCa | QFormer | Blip2 | ClipCap | SOHO
+AnyTokenizer = Tokenizer | GptTokenizer | LanguageTokenizer
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network in evaluation mode, with what belongs to it."""
+
+    model: Network
+    architecture: AnyArchitecture
+    tokenizer: AnyTokenizer
+
+
+def build_network(architecture: AnyArchitecture, *, seed: int = 0) -> Network:
+    """The network, weights drawn from `seed` alone; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        match architecture:
+            case MedArchitecture():
+                return MED(architecture)
+            case CocaArchitecture():
+                return CoCa(architecture)
+            case Blip2Architecture():
+                return build_blip2(architecture, seed=seed)
+            case ClipCapArchitecture():
+                return ClipCap(architecture)
+            case SohoArchitecture():
+                return SOHO(architecture)
+            case _:
+                assert_never(architecture)
+
+
+def save_network(folder: Path | str, loaded: Loaded) -> None:
+    """As `weights.save_model`, for every family."""
+    save_model(folder, cast(Any, loaded.model), cast(Any, loaded.architecture), cast(Any, loaded.tokenizer))
+
+
+def load_network(source: Path | str) -> Loaded:
+    """What `save_network` wrote, or any MED that `weights.load_model` takes; on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: If a file is missing, or tensors are missing, unexpected or of another shape: all are listed.
+    """
+    folder = find_checkpoint(source)
+    if not (folder / ARCHITECTURE).is_file() or not (folder / WEIGHTS).is_file():
+        med = load_model(source)
+        return Loaded(med.model, med.architecture, med.tokenizer)
+    architecture = load_any_architecture(folder / ARCHITECTURE)
+    model = build_network(architecture)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / WEIGHTS}: expected safetensors, found {error}; copy the file again") from None
+    load_tensors(cast(Any, model), tensors, str(folder / WEIGHTS))
+    return Loaded(model.eval(), architecture, _tokenizer(folder, architecture, model))
+
+
+def _tokenizer(folder: Path, architecture: AnyArchitecture, model: Network) -> AnyTokenizer:
+    if isinstance(architecture, ClipCapArchitecture):
+        return load_tokenizer(folder, architecture)
+    if isinstance(model, Blip2):
+        return LanguageTokenizer.load(folder, model.language)
+    return Tokenizer.load(folder)
