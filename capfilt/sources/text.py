@@ -18,7 +18,8 @@ from capfilt.sources.records import Record
 from capfilt.sources.streams import open_stream, read_range
 
 HEAD_RECORDS = 1000  # of JSONL, whose keys are its columns
-_ADDRESS = re.compile(r"https?://\S+|[^\t\n]+\.(jpe?g|png|webp|gif|bmp)", re.IGNORECASE)
+_WEB_ADDRESS = re.compile(r"https?://\S+", re.IGNORECASE)
+_FILE_NAME = re.compile(r"[^\t\n]+\.(jpe?g|png|webp|gif|bmp)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def layout(path: str, kind: lines.LineFormat, config: ReadConfig) -> Layout | No
     if fields is None:
         raise InputError(f"{path}: expected the names of the columns in the first line, found {_shown(first)}. Add a header")
     known = {name for found in names.KNOWN.values() for name in found} | set(mapped(config).values()) | set(config.keep_columns)
-    addresses = [at for at, field in enumerate(fields) if _ADDRESS.fullmatch(field.strip())]
+    addresses = _addresses(fields, config)
     if known.isdisjoint(fields) and len(addresses) == 1:
         found = tuple(map(str, range(len(fields))))
         by_place = {"file" if config.kind == "folder" else "url": str(addresses[0])}
@@ -78,6 +79,17 @@ def layout(path: str, kind: lines.LineFormat, config: ReadConfig) -> Layout | No
     columns = find_columns(config, fields, path)
     names.require(fields, config.keep_columns, path)
     return Layout(kind, tuple(fields), body, columns)
+
+
+def _addresses(fields: Sequence[str], config: ReadConfig) -> list[int]:
+    """Places of addresses: on the web, or, in a folder's captions file or where there are none, file names.
+
+    So `IMG_1234.JPG` beside an address is its text.
+    """
+    told = list(enumerate(field.strip() for field in fields))
+    on_web = [at for at, field in told if _WEB_ADDRESS.fullmatch(field)]
+    files = [at for at, field in told if at not in on_web and _FILE_NAME.fullmatch(field)]
+    return (files or on_web) if config.kind == "folder" else (on_web or files)
 
 
 def _layout_jsonl(path: str, head: Sequence[bytes], config: ReadConfig) -> Layout | None:

@@ -30,6 +30,13 @@ def test_conceptual_captions_have_no_header(kit: Any, tmp_path: Path, name: str,
     assert table["text"].to_pylist() == [pair.text for pair in kit.pairs]
 
 
+def test_a_text_that_is_a_file_name_stands_beside_its_address_in_a_file_without_header(kit: Any, tmp_path: Path) -> None:
+    path = kit.put(tmp_path / "cc.tsv", b"IMG_1234.JPG\thttp://a/1.jpg\na dog\thttp://a/2.jpg\n")
+    table = kit.read_all(kit.section(paths=[str(path)]))
+    assert table["url"].to_pylist() == ["http://a/1.jpg", "http://a/2.jpg"]
+    assert table["text"].to_pylist() == ["IMG_1234.JPG", "a dog"]
+
+
 def test_a_file_without_header_and_three_columns_is_mapped_by_number(kit: Any, tmp_path: Path) -> None:
     path = str(kit.put(tmp_path / "x.tsv", b"7\thttp://a/1\tone\n8\thttp://a/2\ttwo\n"))
     with pytest.raises(InputError, match=r"expected a column for `text`, .*found `0`, `1`, `2`"):
