@@ -24,6 +24,7 @@ class StageResources(Section):
 
 
 class TrainResources(Section):
+    # that train together, each with `gpus`: processes of this machine with `executor: local`, Ray Train's with `ray`
     workers: Positive = 1
     gpus: float = Field(default=0, ge=0)
 

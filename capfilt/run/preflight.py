@@ -81,8 +81,11 @@ def _check_gpus(pipeline: Pipeline, ahead: set[str]) -> None:
         if here and (name in ahead or (name == "filter" and "dedup" in ahead))
     }
     if ahead & set(TRAINING_STAGES):
-        asked["resources.train.gpus"] = resources.train.gpus
-        _check_workers(pipeline)
+        workers, is_training = resources.train.workers, bool(ahead & {"pretrain", "finetune"})
+        if here or workers == 1 or "evaluate" in ahead:  # else the workers' own nodes have them
+            asked["resources.train.gpus"] = resources.train.gpus * (workers if here and is_training else 1)
+        if not here and workers > 1 and is_training:
+            _check_workers(pipeline)
     asked = {setting: gpus for setting, gpus in asked.items() if gpus > 0}
     if not asked:
         return
@@ -94,6 +97,11 @@ def _check_gpus(pipeline: Pipeline, ahead: set[str]) -> None:
             f"resources: expected a GPU for {_listed(asked)}, found none that torch can use. "
             f"Set {_settings(asked)} to 0 to run on the CPU, or install a torch built for your GPU"
         )
+    if asked.get("resources.train.gpus", 0) > found:
+        raise ConfigError(
+            f"resources.train: expected at most the {found} GPU(s) of this machine, found {resources.train.workers} workers x "
+            f"{resources.train.gpus:g}. Lower resources.train.workers"
+        )
     together = {setting: gpus for setting, gpus in asked.items() if setting != "resources.train.gpus"}
     if resources.executor == "ray" and sum(together.values()) > found:
         raise ConfigError(
@@ -103,12 +111,12 @@ def _check_gpus(pipeline: Pipeline, ahead: set[str]) -> None:
 
 
 def _check_workers(pipeline: Pipeline) -> None:
-    """Workers are processes of this machine, whichever executor the line has."""
-    resources = pipeline.resources
-    if resources.train.workers > 1 and resources.executor == "ray" and resources.ray.address != "local":
+    """Ray Train's workers read and write the run folder itself; a store's copy of it would lie on the driver's machine only."""
+    workers = pipeline.resources.train.workers
+    if files.is_remote(pipeline.output):
         raise ConfigError(
-            f"resources.train.workers: expected 1 with a Ray cluster, found {resources.train.workers}; several workers train on "
-            "one machine only. Write 1, or train with resources.executor: local on the machine that has the GPUs"
+            f"resources.train.workers: expected 1 on a Ray cluster with `output` on an object store, found {workers}; several "
+            "workers train in the run folder. Write 1, or put `output` on storage that every node sees under the same path"
         )
 
 

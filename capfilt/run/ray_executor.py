@@ -1,4 +1,4 @@
-"""Runs chunks as Ray Data blocks through pools of actors, on this machine or on a cluster. THE ONLY FILE THAT IMPORTS RAY.
+"""Runs chunks as Ray Data blocks through pools of actors, on this machine or on a cluster. Only ray_train.py imports Ray too.
 
 Same work, same files as the local executor; knows nothing about stages. Ray's output stays in Ray's own log files.
 """
@@ -23,6 +23,7 @@ from capfilt.run.noise import Noise
 from capfilt.run.work import CaptionWork, FilterWork, FusedWork, Outcome, PoolWork
 
 OBJECT_STORE_BYTES = 1 << 30  # on this machine: a few chunks in flight, not the whole pool
+_STARTING = threading.Lock()  # a training may want Ray while it is still coming up for the chunks
 JOB_TRIES = 4  # of a wave that Ray itself gave up, say because a node was lost
 
 # One row per block. `chunk` says what to do, `table` carries a captioned chunk to the filter, `outcome` goes to the driver.
@@ -65,12 +66,20 @@ class RayExecutor:
             self._thread.join()
             self._noise.bring_back()
 
-    def run(self, job: Job, chunks: Sequence[Chunk]) -> Iterator[Outcome]:
-        """Outcomes as they come. Where Ray gives a wave up, the chunks without an outcome are submitted again."""
+    def wait(self) -> None:
+        """Until Ray is up.
+
+        Raises:
+            CapfiltError: If it does not come up.
+        """
         self.start()
         self._is_up.wait()
         if self._problem is not None:
             raise CapfiltError(f"expected Ray to start, found: {self._problem}. Try resources.executor: local") from self._problem
+
+    def run(self, job: Job, chunks: Sequence[Chunk]) -> Iterator[Outcome]:
+        """Outcomes as they come. Where Ray gives a wave up, the chunks without an outcome are submitted again."""
+        self.wait()
         files.remove(marks_folder(job))  # marks of a driver that was killed say nothing about its chunks
         left = {chunk.chunk_id: chunk for chunk in chunks}
         for attempt in range(1, JOB_TRIES + 1):
@@ -92,7 +101,8 @@ class RayExecutor:
     def _hold(self) -> None:
         owns_ray = False
         try:
-            owns_ray = _init(self._resources)
+            with _STARTING:
+                owns_ray = _init(self._resources)
         except BaseException as problem:
             self._problem = problem
         self._is_up.set()

@@ -6,7 +6,7 @@ Knows which data and models go in and where the new ones go; how they are traine
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.round import CustomModel
@@ -14,6 +14,9 @@ from capfilt.run import files
 from capfilt.run.context import Context
 from capfilt.run.decide import Scored
 from capfilt.run.steps import key_of, model_identity
+
+if TYPE_CHECKING:
+    from capfilt.training.workers import Launch
 
 MODEL_FILES = ("model.safetensors", "architecture.yaml", "tokenizer.json")
 
@@ -99,7 +102,7 @@ def _pretrain(context: Context, number: int, web: tuple[str, ...], kind: Literal
                 # The same in every round: the new model starts from the weights that round 0 started from, and sees other pairs.
                 seed=pipeline.seed,
                 device=_device(context),
-                workers=pipeline.resources.train.workers,
+                **_workers(context),
                 prompt=_prompt(context),
                 image=None if image is None else context.scratch.fetch(f"round-{number}", "models", image),
                 on_step=on_step,
@@ -123,7 +126,7 @@ def _finetune(context: Context, number: int) -> None:
         "trunk": config.trunk,
         "seed": pipeline.seed,
         "device": _device(context),
-        "workers": pipeline.resources.train.workers,
+        **_workers(context),
     }
     if config.captioner is not None:
         with _training(context, number, "captioner", "captioner", config.captioner.steps) as (out, work, on_step):
@@ -194,6 +197,24 @@ def _training(
         files.remove(path)
     scratch.send(*out)
     scratch.send(*work)
+
+
+def _workers(context: Context) -> dict[str, Any]:
+    """How many train together, and how they are started: as processes of this machine, or through Ray where chunks are too."""
+    resources = context.pipeline.resources
+    if resources.train.workers == 1:
+        return {}
+    launch: Launch
+    match resources.executor:
+        case "local":
+            from capfilt.training.workers import spawn as launch
+        case "ray":
+            from capfilt.run.ray_train import RayLaunch
+
+            launch = RayLaunch(resources, context.pipeline.output)
+        case _ as unreachable:
+            assert_never(unreachable)
+    return {"workers": resources.train.workers, "launch": launch}
 
 
 def _prompt(context: Context) -> str:

@@ -108,3 +108,31 @@ def test_what_comes_after_until_needs_nothing_yet(pipeline: Callable[..., Pipeli
     assert _until(planned, None) == planned
     with pytest.raises(InputError, match="heldout"):
         check_means(asked, _until(planned, "dedup"))
+
+
+def trains(folder: Path, output: str, executor: str, workers: int) -> Pipeline:
+    text = """
+version: 1
+name: t
+output: {output}
+finetune: {{start: x, human: "{folder}/heldout.parquet", filter: {{losses: {{itm: 1}}, steps: 1, batch_size: 8, lr: 0.1}}}}
+resources: {{executor: {executor}, ray: {{address: auto}}, train: {{gpus: 1, workers: {workers}}}}}
+"""
+    return load_text(text.format(folder=folder, output=output, executor=executor, workers=workers))
+
+
+def test_workers_of_this_machine_need_its_gpus_and_those_of_a_cluster_a_folder_they_share(
+    pipeline: Callable[..., Pipeline], gpus: Callable[[int], None], tmp_path: Path
+) -> None:
+    gpus(2)
+    own = trains(tmp_path, str(tmp_path / "run"), "local", 3)
+    with pytest.raises(
+        ConfigError, match=r"resources.train: expected at most the 2 GPU\(s\) of this machine, found 3 workers x 1"
+    ):
+        check_means(own, stages(own))
+    gpus(0)
+    shared = trains(tmp_path, str(tmp_path / "run"), "ray", 3)
+    check_means(shared, stages(shared))
+    store = trains(tmp_path, "memory://bucket/run", "ray", 3)
+    with pytest.raises(ConfigError, match="storage that every node sees"):
+        check_means(store, stages(store))
