@@ -69,7 +69,7 @@ def evaluate(
             found["retrieval"] = _retrieval(
                 config, config.retrieval, _model(models, config.retrieval.model), heldout, images, seed, device
             )
-            measured = found["retrieval"].pop("mean_recall_at_1")
+            measured = found["retrieval"]["mean_recall_at_1"]
             found["primary"] = {
                 "name": config.primary,
                 "value": measured,
@@ -110,23 +110,32 @@ def _retrieval(
     by_itc = rank_by_itc(sims_NM, image_of_text_M)
     top_k = asked.rerank_top_k
     ranks = rank_by_itm(sims_NM, image_of_text_M, top_k, scorer.itm_logits) if top_k else by_itc
-    text_hits, text_counts = (ranks.of_text_N < 1).astype(np.float64), np.ones(len(images))
-    image_hits = np.bincount(image_of_text_M, ranks.of_image_M < 1, len(images)).astype(np.float64)
+    text_counts = np.ones(len(images))
     image_counts = np.bincount(image_of_text_M, minlength=len(images)).astype(np.float64)
+    means: dict[int, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     draws = {"draws": config.bootstrap, "seed": seed}
+    for k in dict.fromkeys((1, *asked.recall_at)):
+        text_hits = (ranks.of_text_N < k).astype(np.float64)
+        image_hits = np.bincount(image_of_text_M, ranks.of_image_M < k, len(images)).astype(np.float64)
+        means[k] = float(text_hits.mean() + (ranks.of_image_M < k).mean()) / 2
+        both = ((text_hits, text_counts), (image_hits, image_counts))
+        intervals[f"mean_recall_at_{k}"] = interval_of_mean_ratio(*both, **draws)
+        intervals[f"text_retrieval_r{k}"] = interval_of_ratio(text_hits, text_counts, **draws)
+        intervals[f"image_retrieval_r{k}"] = interval_of_ratio(image_hits, image_counts, **draws)
     return {
         "pairs": len(images),
         "texts": len(texts),
         "model": asked.model,
         "rerank_top_k": top_k,
         **_both(ranks, asked),
-        "itc_only": _both(by_itc, asked),
-        "mean_recall_at_1": float(text_hits.mean() + (ranks.of_image_M < 1).mean()) / 2,
-        "interval": {
-            "mean_recall_at_1": interval_of_mean_ratio((text_hits, text_counts), (image_hits, image_counts), **draws),
-            "text_retrieval_r1": interval_of_ratio(text_hits, text_counts, **draws),
-            "image_retrieval_r1": interval_of_ratio(image_hits, image_counts, **draws),
+        "mean_rank": {
+            "text_retrieval": float(ranks.of_text_N.mean()) + 1,
+            "image_retrieval": float(ranks.of_image_M.mean()) + 1,
         },
+        "itc_only": _both(by_itc, asked),
+        **{f"mean_recall_at_{k}": value for k, value in means.items()},
+        "interval": intervals,
     }
 
 

@@ -89,6 +89,18 @@ def test_recall_is_the_mean_of_both_directions_at_one(evaluate):
     assert retrieval["interval"]["mean_recall_at_1"] == [low, high]
 
 
+def test_every_recall_has_its_interval_and_the_ranks_their_mean(evaluate):
+    retrieval = evaluate(retrieval=RetrievalConfig(model="pretrained", recall_at=[2], rerank_top_k=0))["retrieval"]
+    assert retrieval["text_retrieval"] == {"r2": retrieval["mean_recall_at_2"] * 2 - retrieval["image_retrieval"]["r2"]}
+    assert retrieval["interval"].keys() == {
+        f"{name}{k}" for name in ("mean_recall_at_", "text_retrieval_r", "image_retrieval_r") for k in (1, 2)
+    }
+    low, high = retrieval["interval"]["mean_recall_at_2"]
+    assert low <= retrieval["mean_recall_at_2"] <= high
+    assert 1 < retrieval["mean_rank"]["text_retrieval"] <= 6
+    assert 1 < retrieval["mean_rank"]["image_retrieval"] <= 4
+
+
 def test_captions_are_judged_by_references_and_by_truth(evaluate, heldout):
     captioning = evaluate()["captioning"]
     assert captioning["true"] == 0.75
