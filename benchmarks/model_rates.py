@@ -115,14 +115,12 @@ class Bench:
         return self._loaded[key]
 
     def ours(self, role: str, dtype: str) -> Any:
-        import torch
-
-        from capfilt.modeling.weights import load_model
+        from capfilt.modeling.inference import Inference
 
         key = f"ours/{role}/{dtype}"
         if key not in self._loaded:
-            model = load_model(self._saved(role)).model
-            self._loaded[key] = model.eval().requires_grad_(False).to(getattr(torch, dtype))
+            folder = str(self._saved(role))
+            self._loaded[key] = Inference.load(folder, batch_size=self.batch, dtype=dtype, device="cpu").model
         return self._loaded[key]
 
     def _saved(self, role: str) -> Path:

@@ -3,11 +3,13 @@
 Only the choices and their meaning; knows nothing of the networks, nor of the engine that carries the choices out.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from capfilt.config.base import Positive, Section
+from capfilt.errors import ConfigError
 
 Penalty = Annotated[float, Field(gt=0)]
 
@@ -57,3 +59,21 @@ class Nucleus(_Lengths):
 
 
 Decoding = Annotated[Greedy | Beam | Nucleus, Field(discriminator="kind")]
+
+
+def as_decoding(decoding: Decoding | Mapping[str, Any]) -> Decoding:
+    """From a dictionary as the YAML has it, `{"kind": "beam", "beams": 3, "max_length": 20}`; a choice comes back as it is.
+
+    Raises:
+        ConfigError: If the dictionary describes none; lists each wrong field.
+    """
+    if not isinstance(decoding, Mapping):
+        return decoding
+    try:
+        found: Decoding = TypeAdapter(Decoding).validate_python(dict(decoding))
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}, found {e['input']!r}" for e in error.errors()]
+        raise ConfigError(
+            "\n  ".join(["decoding: expected greedy, beam or nucleus, found", *lines]) + "\nCorrect these"
+        ) from None
+    return found

@@ -10,14 +10,14 @@ Axes at the end of tensor names: B images, n captions (or beams) per image, R = 
 K candidate tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, assert_never
 
 import torch
 from torch import Tensor
 
-from capfilt.config.decoding import Beam, Decoding, Greedy, Nucleus
+from capfilt.config.decoding import Beam, Decoding, Greedy, Nucleus, as_decoding
 from capfilt.errors import ConfigError, ContractError
 from capfilt.modeling.beam import beam_search
 from capfilt.modeling.noise import gumbel, seeds_tensor
@@ -70,7 +70,7 @@ def generate(
     decoder: Decoder[Any],
     image_embeds: Any,
     prompt_BP: Tensor,
-    decoding: Decoding,
+    decoding: Decoding | Mapping[str, Any],
     *,
     seeds: Sequence[Sequence[int]] | None = None,
 ) -> Generated:
@@ -80,13 +80,14 @@ def generate(
         decoder: The network.
         image_embeds: What the network's `start` takes.
         prompt_BP: First tokens of every text, without a closing token.
-        decoding: Greedy, beam or nucleus.
+        decoding: Greedy, beam or nucleus, or the dictionary of one (`config.decoding.as_decoding`).
         seeds: Per image one 64-bit seed per caption. Nucleus needs it; greedy and beam give one caption and ignore it.
 
     Raises:
-        ConfigError: If the lengths do not fit the network.
+        ConfigError: If the lengths do not fit the network, or a dictionary describes no decoding.
         ContractError: If seeds are missing or ragged.
     """
+    decoding = as_decoding(decoding)
     prompt_length = prompt_BP.shape[1]
     if not prompt_length < decoding.max_length <= decoder.longest:
         raise ConfigError(

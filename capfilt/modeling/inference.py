@@ -19,6 +19,7 @@ from capfilt.config.round import Pixels
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.med.network import MED, missing_role
 from capfilt.modeling.memory import in_batches
+from capfilt.modeling.packed import pack
 from capfilt.modeling.preprocess import normalise, to_uint8
 from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.modeling.trunk import Trunk
@@ -56,6 +57,7 @@ class Inference:
         self.dtype = DTYPES[dtype]
         self.pixels: Pixels = pixels
         self.model = model.eval().requires_grad_(False).to(self.device, self.dtype)
+        pack(self.model)
         self._trunk: Trunk | None = None
 
     @classmethod

@@ -124,7 +124,7 @@ class Blip2(nn.Module):
         self,
         image_embeds_BND: Tensor,
         prompt_ids: Tensor,
-        decoding: Decoding,
+        decoding: Decoding | Mapping[str, Any],
         *,
         seeds: Sequence[Sequence[int]] | None = None,
     ) -> Generated:

@@ -152,7 +152,7 @@ class ClipCap(nn.Module):
         self,
         embed_BE: Tensor,
         prompt_ids: Tensor | None,
-        decoding: Decoding,
+        decoding: Decoding | Mapping[str, Any],
         *,
         seeds: Sequence[Sequence[int]] | None = None,
     ) -> Generated:
@@ -173,7 +173,7 @@ class ClipCap(nn.Module):
         self,
         prefix_BkW: Tensor,
         prompt_ids: Tensor | None,
-        decoding: Decoding,
+        decoding: Decoding | Mapping[str, Any],
         *,
         seeds: Sequence[Sequence[int]] | None = None,
     ) -> Generated:

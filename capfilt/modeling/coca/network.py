@@ -152,7 +152,7 @@ class CoCa(nn.Module):
         self,
         images: Tensor,
         prompt_ids: Tensor,
-        decoding: Decoding,
+        decoding: Decoding | Mapping[str, Any],
         *,
         seeds: Sequence[Sequence[int]] | None = None,
     ) -> Generated:

@@ -154,7 +154,7 @@ class MED(nn.Module):
         self,
         image_embeds_BND: Tensor,
         prompt_ids: Tensor,
-        decoding: Decoding,
+        decoding: Decoding | Mapping[str, Any],
         *,
         seeds: Sequence[Sequence[int]] | None = None,
     ) -> Generated:
