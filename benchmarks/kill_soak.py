@@ -1,23 +1,28 @@
 """Kills the quickstart at reduced size again and again, at random moments, and compares what it ends with to a run nobody killed.
 
-    python benchmarks/kill_soak.py                     200 kills, every tenth start on Ray
+    python benchmarks/kill_soak.py                     200 kills, some of them on Ray: about an hour on one core
     python benchmarks/kill_soak.py --kills 10 --ray 0  a look whether it works
+    python benchmarks/kill_soak.py --work FOLDER       keeps its work there: the same command again goes on where it was ended
 
 Each kill is a SIGKILL to the whole process group, to the driver alone (its children must end by themselves), or to one Ray
-worker (the run must survive it). The same command then continues, now and then with the other executor. A run that ends before
-its next kill is compared byte for byte and begun anew. Writes benchmarks/results/kill_soak.json; exit 1 where anything differed.
+worker (the run must survive it). Moments are drawn so that every phase of the run is hit alike: each phase still to come is the
+next target with the same chance, and the blow falls at a uniformly random moment of it. The same command then continues, now and
+then with the other executor. A run that ends before its next kill is compared byte for byte and begun anew. Writes
+benchmarks/results/kill_soak.json after every kill; exit 1 where anything differed.
 """
 
 import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,28 +30,28 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "kill_soak.json"
 REDUCED = {
-    "miniweb.pictures": 120,
-    "miniweb.human_pairs": 24,
-    "miniweb.heldout_pairs": 24,
-    "read.rows_per_chunk": 16,
-    "download.deadline_s": 2,
-    "write.rows_per_shard": 20,
-    "pretrain.steps": 12,
-    "pretrain.warmup_steps": 4,
-    "pretrain.checkpoint_every_steps": 3,
-    "pretrain.batch_size": 16,
+    "miniweb.pictures": 60,
+    "miniweb.human_pairs": 16,
+    "miniweb.heldout_pairs": 16,
+    "read.rows_per_chunk": 12,
+    "download.deadline_s": 2,  # slow hosts take 0.2 s; shorter, and a busy machine would decide what is downloaded
+    "write.rows_per_shard": 12,
+    "pretrain.steps": 6,
+    "pretrain.warmup_steps": 2,
+    "pretrain.checkpoint_every_steps": 2,
+    "pretrain.batch_size": 12,
     "pretrain.threads": 1,
-    "finetune.captioner.steps": 6,
+    "finetune.captioner.steps": 4,
     "finetune.captioner.batch_size": 8,
-    "finetune.captioner.checkpoint_every_steps": 3,
+    "finetune.captioner.checkpoint_every_steps": 2,
     "finetune.captioner.threads": 1,
-    "finetune.filter.steps": 6,
+    "finetune.filter.steps": 4,
     "finetune.filter.batch_size": 8,
-    "finetune.filter.checkpoint_every_steps": 3,
+    "finetune.filter.checkpoint_every_steps": 2,
     "finetune.filter.threads": 1,
     "caption.batch_size": 8,
     "filter.batch_size": 8,
-    # Models of 12 steps know nothing: without these settings of dedup and select no row would survive them.
+    # Models of 6 steps know nothing: without these settings of dedup and select no row would survive them.
     "dedup.min_cosine": 1,
     "select.min_itm": 0,
     "evaluate.bootstrap": 20,
@@ -59,6 +64,11 @@ OUTSIDE = ("events", "report.html", "lease.json")  # wall-clock
 OPERATIONAL = ("config.yaml", "plan.json")  # name the executor and the run folder
 WORKERS = ("ray::PoolActor", "ray::CaptionActor", "ray::FilterActor", "ray::FusedActor", "ray::MapWorker")
 ORPHANS_S = 20.0  # after the driver died
+PHASES = re.compile(r"^(small web|pool|round \d+ [a-z, ]+|report)\b", re.MULTILINE)
+START = "start"  # what a driver does before its first word
+RAY_PHASES = {"pool", "round 1 caption, filter"}
+RAY_START_S = 12.0
+PER_PHASE = 0.35  # chance of each phase to be the next target
 
 
 def command(output: Path, executor: str) -> list[str]:
@@ -112,14 +122,14 @@ def family(of: int) -> dict[int, tuple[str, str]]:
 
 def phase(log: Path) -> str:
     """What the driver last said it was doing."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].partition(":")[0][:60] if lines else "start"
+    said = PHASES.findall(log.read_text(errors="replace")) if log.exists() else []
+    return str(said[-1]).strip() if said else START
 
 
 def kill(process: subprocess.Popen[bytes], chance: random.Random) -> tuple[str, bool]:
     """What was killed, and whether the driver is gone."""
     workers = {pid: called for pid, (_, called) in family(process.pid).items() if called.startswith(WORKERS)}
-    what = chance.choice(["group", "driver", "worker"] if workers else ["group", "driver"])
+    what = chance.choice(["group", "driver", "worker", "worker"] if workers else ["group", "driver"])
     if what == "worker":
         pid = chance.choice(sorted(workers))
         try:
@@ -162,123 +172,187 @@ def _still_there(relatives: dict[int, tuple[str, str]]) -> list[int]:
 
 
 class Soak:
-    """Kills until there were enough; `kills` and `runs` are the record."""
+    """Kills until there were enough. `record` is what the result file holds; it is written after every kill and every run."""
 
-    def __init__(self, work: Path, wanted: dict[str, str], seconds: dict[str, float], seed: int, ray_share: float) -> None:
-        self.work, self.wanted, self.seconds, self.ray_share = work, wanted, seconds, ray_share
-        self.chance = random.Random(seed)
-        self.kills: list[dict[str, Any]] = []
-        self.runs: list[dict[str, Any]] = []
-        self.starts = 0
+    def __init__(self, work: Path, out: Path, options: argparse.Namespace) -> None:
+        self.work, self.out, self.options = work, out, options
+        self.record: dict[str, Any] = {}
+        self.began = time.monotonic()
+        self.minutes_before = 0.0
 
-    def go(self, count: int) -> None:
-        while True:
-            self.a_run(count)
-            if len(self.kills) >= count:
-                return
+    def go(self) -> None:
+        self._begin()
+        while len(self.record["each_kill"]) < self.options.kills:
+            self._a_run()
 
-    def a_run(self, count: int) -> None:
+    def _begin(self) -> None:
+        """The calm run, or the record of a soak that was ended."""
+        kept = self.work / "soak.json"
+        if kept.exists():
+            self.record = json.loads(kept.read_text())
+            self.minutes_before = self.record["minutes"]
+            print(f"going on after {len(self.record['each_kill'])} kills", flush=True)
+            return
+        wanted, timeline = calm(self.work)
+        print(f"uninterrupted: {len(wanted)} files, {timeline}", flush=True)
+        self.record = {
+            "what": "random SIGKILLs of the quickstart at reduced size; what each run ends with against one nobody killed, byte for byte",
+            "seed": self.options.seed,
+            "settings": REDUCED,
+            "uninterrupted_s": timeline,
+            "starts": 0,
+            "kills_before_this_run": 0,
+            "wanted": wanted,
+            "each_run": [],
+            "each_kill": [],
+        }
+
+    def _a_run(self) -> None:
         """One run, killed and continued until it ends by itself."""
         output = self.work / "run"
-        shutil.rmtree(output, ignore_errors=True)
-        first = len(self.kills)
-        while not self.a_start(output, count):
+        while not self._a_start(output):
             pass
-        found = tree(output)
-        names = sorted({*found, *self.wanted})
-        different = [name for name in names if found.get(name) != self.wanted.get(name)]
-        self.runs.append({"kills": len(self.kills) - first, "files": len(found), "different": different})
-        said = "the same" if not different else f"{len(different)} DIFFERENT: {different[:5]}"
-        print(f"run {len(self.runs)}: {len(self.kills) - first} kills, {len(found)} files, {said}", flush=True)
+        found, wanted = tree(output), self.record["wanted"]
+        different = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+        kills = len(self.record["each_kill"])
+        self.record["each_run"].append(
+            {"kills": kills - self.record["kills_before_this_run"], "files": len(found), "different": different}
+        )
+        print(f"run {len(self.record['each_run'])}: {self.record['each_run'][-1]}", flush=True)
+        if different:
+            shutil.copytree(output, self.work / f"different-{len(self.record['each_run'])}", dirs_exist_ok=True)
+        self.record["kills_before_this_run"] = kills
+        shutil.rmtree(output, ignore_errors=True)
+        self._write()
 
-    def a_start(self, output: Path, count: int) -> bool:
+    def _a_start(self, output: Path) -> bool:
         """One start and perhaps its end by a kill; True where the run ended by itself."""
-        executor = "ray" if self.chance.random() < self.ray_share else "local"
-        self.starts += 1
-        log = self.work / "driver.log"
-        process = start(output, executor, log)
+        record, log = self.record, self.work / "driver.log"
+        chance = random.Random(f"{self.options.seed} {record['starts']}")
+        timeline: dict[str, float] = record["uninterrupted_s"]
+        here = record.get("phase") if record["kills_before_this_run"] < len(record["each_kill"]) else None
+        names = list(timeline)
+        ahead = names[names.index(here) if here in timeline else 0 :]
+        on_ray = bool(set(ahead) & RAY_PHASES) and chance.random() < self.options.ray
+        record["starts"] += 1
+        process = start(output, "ray" if on_ray else "local", log)
         began = time.monotonic()
-        moments = [self.chance.uniform(0, self.seconds[executor])]
-        if executor == "ray":  # a worker may go first, its driver later
-            moments.append(moments[0] + self.chance.uniform(0, self.seconds[executor] / 2))
-        for moment in moments if len(self.kills) < count else ():
-            try:
-                process.wait(max(0.0, began + moment - time.monotonic()))
+        while len(record["each_kill"]) < self.options.kills:
+            target = self._target(ahead, chance)
+            if target is None:
                 break
-            except subprocess.TimeoutExpired:
-                at = phase(log)
+            stay = timeline[target] + (RAY_START_S if on_ray and target in RAY_PHASES else 0.0)
+            if not self._reached(process, log, target, chance.uniform(0, stay)):
+                break
+            at = phase(log)
             relatives = family(process.pid)
-            what, is_gone = kill(process, self.chance)
-            entry = {"kill": len(self.kills) + 1, "run": len(self.runs) + 1, "start": self.starts, "executor": executor}
-            entry |= {"after_s": round(time.monotonic() - began, 2), "phase": at, "what": what}
-            if is_gone:
-                entry["orphans"] = orphans(relatives)
-            self.kills.append(entry)
+            what, is_gone = kill(process, chance)
+            entry = {
+                "kill": len(record["each_kill"]) + 1,
+                "run": len(record["each_run"]) + 1,
+                "start": record["starts"],
+                "executor": "ray" if on_ray else "local",
+                "after_s": round(time.monotonic() - began, 2),
+                "phase": at,
+                "what": what,
+                "orphans": orphans(relatives) if is_gone else [],
+            }
+            if at in timeline and at != START:
+                record["phase"] = at
+            elif record["kills_before_this_run"] == len(record["each_kill"]):
+                record["phase"] = START
+            record["each_kill"].append(entry)
             print(json.dumps(entry), flush=True)
+            self._write()
             if is_gone:
                 return False
+            ahead = names[names.index(at) if at in timeline else 0 :]
         code = process.wait()
         if code != 0:
-            raise SystemExit(f"expected the run to end well, found exit {code}:\n{log.read_text(errors='replace')[-4000:]}")
+            told = log.read_text(errors="replace")[-4000:]
+            raise SystemExit(f"expected the run in {output} to end well, found exit {code}; start {record['starts']}:\n{told}")
         return True
 
+    def _target(self, ahead: list[str], chance: random.Random) -> str | None:
+        """Each phase still to come is passed over with the same chance, and all of them by a run that may end."""
+        return next((name for name in ahead if chance.random() < PER_PHASE), None)
 
-def reference(work: Path, executor: str, name: str) -> tuple[dict[str, str], float]:
-    """The tree of a run that nobody killed, and how long it took."""
-    log, began = work / f"{name}.log", time.monotonic()
-    code = start(work / name, executor, log).wait()
-    if code != 0:
-        raise SystemExit(f"expected the reference run to end well, found exit {code}:\n{log.read_text(errors='replace')[-4000:]}")
-    return tree(work / name), time.monotonic() - began
+    def _reached(self, process: subprocess.Popen[bytes], log: Path, target: str, stay: float) -> bool:
+        """Wait until the driver is in `target` or past it, and `stay` seconds more; False where it ended first."""
+        names = list(self.record["uninterrupted_s"])
+        since = None
+        while process.poll() is None:
+            at = phase(log)
+            if since is None and (target == START or (at in names and names.index(at) >= names.index(target))):
+                since = time.monotonic()
+            if since is not None and time.monotonic() - since >= stay:
+                return True
+            time.sleep(0.02)
+        return False
+
+    def _write(self) -> None:
+        kills, runs = self.record["each_kill"], self.record["each_run"]
+        self.record["minutes"] = round(self.minutes_before + (time.monotonic() - self.began) / 60, 1)
+        beside = self.work / "soak.json.part"
+        beside.write_text(json.dumps(self.record))
+        beside.replace(self.work / "soak.json")
+        told = {
+            "what": self.record["what"],
+            "kills": len(kills),
+            "kills_wanted": self.options.kills,
+            "runs": len(runs),
+            "runs_different": sum(bool(run["different"]) for run in runs),
+            "files_compared": len(self.record["wanted"]),
+            "orphans": sum(bool(entry["orphans"]) for entry in kills),
+            **{name: self.record[name] for name in ("starts", "minutes", "seed", "settings", "uninterrupted_s")},
+            "by_what": counted(entry["what"].split()[0] for entry in kills),
+            "by_executor": counted(entry["executor"] for entry in kills),
+            "by_phase": counted(entry["phase"] for entry in kills),
+            "each_run": runs,
+            "each_kill": kills,
+        }
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def calm(work: Path) -> tuple[dict[str, str], dict[str, float]]:
+    """The tree of a run that nobody killed, and how many seconds each phase of it took, by the driver's words."""
+    log, timeline = work / "calm.log", {START: 0.0}
+    shutil.rmtree(work / "calm", ignore_errors=True)
+    process, before = start(work / "calm", "local", log), time.monotonic()
+    while process.poll() is None:
+        time.sleep(0.02)
+        now, at = time.monotonic(), phase(log)
+        timeline[at] = timeline.get(at, 0.0) + now - before
+        before = now
+    if process.returncode != 0:
+        told = log.read_text(errors="replace")[-4000:]
+        raise SystemExit(f"expected the calm run to end well, found exit {process.returncode}:\n{told}")
+    timeline = {name: round(seconds, 2) for name, seconds in timeline.items() if not name.startswith("/")}
+    return tree(work / "calm"), timeline
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and of what is killed")
-    parser.add_argument("--ray", type=float, default=0.1, metavar="SHARE", help="of the starts that use Ray")
-    parser.add_argument("--work", type=Path, help="folder to work in; a temporary one where left out")
+    parser.add_argument("--ray", type=float, default=0.2, metavar="SHARE", help="of the starts with chunks to do: on Ray")
+    parser.add_argument("--work", type=Path, help="folder to work in, kept; a temporary one where left out")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kill-soak-") as place:
         work = (options.work or Path(place)).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(work / "calm", ignore_errors=True)
-        wanted, seconds = reference(work, "local", "calm")
-        print(f"uninterrupted: {len(wanted)} files in {seconds:.1f} s", flush=True)
-        # Ray takes as long again to start; the next moment is drawn anew at every start.
-        soak = Soak(work, wanted, {"local": seconds, "ray": 1.5 * seconds}, options.seed, options.ray)
-        try:
-            soak.go(options.kills)
-        finally:
-            different = sum(bool(run["different"]) for run in soak.runs)
-            told = {
-                "kills": len(soak.kills),
-                "runs": len(soak.runs),
-                "starts": soak.starts,
-                "runs_different": different,
-                "orphans": sum(bool(entry.get("orphans")) for entry in soak.kills),
-                "files_compared": len(wanted),
-                "uninterrupted_s": round(seconds, 1),
-                "minutes": round((time.monotonic() - began) / 60, 1),
-                "seed": options.seed,
-                "by_what": _counted(entry["what"].split()[0] for entry in soak.kills),
-                "by_phase": _counted(entry["phase"] for entry in soak.kills),
-                "each_run": soak.runs,
-                "each_kill": soak.kills,
-            }
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    print(f"{len(soak.kills)} kills, {len(soak.runs)} runs, {different} of them different", flush=True)
-    sys.exit(1 if different or told["orphans"] else 0)
+        soak = Soak(work, options.out, options)
+        soak.go()
+    kills, runs = soak.record["each_kill"], soak.record["each_run"]
+    different = sum(bool(run["different"]) for run in runs)
+    print(f"{len(kills)} kills, {len(runs)} runs, {different} of them different", flush=True)
+    sys.exit(1 if different or any(entry["orphans"] for entry in kills) else 0)
 
 
-def _counted(names: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+def counted(names: Any) -> dict[str, int]:
+    return dict(Counter(names).most_common())
 
 
 if __name__ == "__main__":
