@@ -196,7 +196,7 @@ class Soak:
         wanted, timeline = calm(self.work)
         print(f"uninterrupted: {len(wanted)} files, {timeline}", flush=True)
         self.record = {
-            "what": "random SIGKILLs of the quickstart at reduced size; what each run ends with against one nobody killed, byte for byte",
+            "what": "random SIGKILLs of the quickstart, reduced; each run's files against one nobody killed, byte for byte",
             "seed": self.options.seed,
             "settings": REDUCED,
             "uninterrupted_s": timeline,
