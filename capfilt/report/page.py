@@ -6,9 +6,10 @@ Puts together what the other files of this package give; each section says in a 
 from importlib import resources
 from pathlib import Path
 
+from capfilt.config.machine import ReportConfig
 from capfilt.errors import InputError
 from capfilt.report import sections
-from capfilt.report.facts import Facts, gather
+from capfilt.report.facts import Facts, dig, gather
 from capfilt.report.scan import Scan, scan
 from capfilt.report.thumbs import Thumbs
 from capfilt.report.words import esc
@@ -19,12 +20,12 @@ from capfilt.run.scratch import Scratch
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def write_report(run_folder: Path, *, cards: int = 60) -> Path:
+def write_report(run_folder: Path, *, cards: int | None = None) -> Path:
     """Write `report.html` into the run's folder, whatever the run got to, and give back its path.
 
     Args:
         run_folder: A local run folder.
-        cards: Pictures shown; 0 shows none.
+        cards: Pictures shown; 0 shows none, None as many as the run's own `report.cards`.
 
     Raises:
         InputError: If there is no such folder.
@@ -34,7 +35,7 @@ def write_report(run_folder: Path, *, cards: int = 60) -> Path:
     return path
 
 
-def write_remote_report(address: str, *, cards: int = 60) -> str:
+def write_remote_report(address: str, *, cards: int | None = None) -> str:
     """As `write_report` for a run on an object store: its small files are copied, its tables read where they lie.
 
     Raises:
@@ -67,15 +68,17 @@ def _named_in(config: dict[str, object], address: str) -> list[str]:
     return [name for name in inside if name.startswith("miniweb/")]
 
 
-def html(facts: Facts, cards: int) -> str:
+def html(facts: Facts, cards: int | None) -> str:
     """The page of a run."""
     scored = facts.scored_round
+    own = dig(facts.config, "report", "cards")
+    shown = cards if cards is not None else own if isinstance(own, int) else ReportConfig().cards
     counted = scan(
         scored.candidates if scored else facts.pool,
         scored.selection if scored else None,
         is_candidates=scored is not None,
         min_itm=facts.min_itm,
-        cards=cards,
+        cards=shown,
     )
     return page(facts, counted)
 

@@ -1,33 +1,11 @@
 """`capfilt verify` and `capfilt retry` on the finished debug run, with its real models: every row comes out bit for bit."""
 
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from capfilt import cli
-
 Called = tuple[int, str, str]
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., Called]:
-    """Exit code and output of a command beside a copy of the run."""
-    shutil.copytree(finished, tmp_path / "runs" / "debug")
-    monkeypatch.chdir(tmp_path)
-
-    def called(*arguments: str) -> Called:
-        monkeypatch.setattr(sys, "argv", ["capfilt", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out, told.err
-
-    return called
 
 
 def test_a_finished_run_is_as_it_was_made(call: Callable[..., Called]) -> None:
@@ -37,8 +15,8 @@ def test_a_finished_run_is_as_it_was_made(call: Callable[..., Called]) -> None:
     assert " 0 rows made again" not in told
 
 
-def test_a_flipped_byte_of_a_model_is_found_with_what_mends_it(call: Callable[..., Called]) -> None:
-    weights = Path("runs/debug/round-0/models/captioner/model.safetensors")
+def test_a_flipped_byte_of_a_model_is_found_with_what_mends_it(own: Path, call: Callable[..., Called]) -> None:
+    weights = own / "round-0/models/captioner/model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
@@ -49,12 +27,12 @@ def test_a_flipped_byte_of_a_model_is_found_with_what_mends_it(call: Callable[..
     assert error.rstrip().endswith("The table says what mends each")
 
 
-def test_a_retry_of_what_fails_for_good_changes_nothing(call: Callable[..., Called]) -> None:
-    before = {path: path.read_bytes() for path in Path("runs/debug").rglob("*") if path.is_file() and "events" not in path.parts}
+def test_a_retry_of_what_fails_for_good_changes_nothing(own: Path, call: Callable[..., Called]) -> None:
+    before = {path: path.read_bytes() for path in own.rglob("*") if path.is_file() and "events" not in path.parts}
     code, told, _ = call("retry", "runs/debug", "--status", "download_failed", "--error", "http_*")
     assert code == 0
     assert "tried again; new answers: none\nnothing has changed" in told
-    after = {path: path.read_bytes() for path in Path("runs/debug").rglob("*") if path.is_file() and "events" not in path.parts}
+    after = {path: path.read_bytes() for path in own.rglob("*") if path.is_file() and "events" not in path.parts}
     assert after == before
 
 

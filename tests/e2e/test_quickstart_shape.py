@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, get_args
 import pyarrow.parquet as pq
 import pytest
 
-from capfilt import cli
 from capfilt.schema import REASONS, Status
 
 Rows = list[dict[str, Any]]
@@ -38,16 +36,13 @@ def selection(finished: Path) -> Rows:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, finished: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What a command prints, run in this process beside the run folder; it must exit with 0."""
+def well(call: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """What a command prints that must exit with 0."""
 
     def called(*arguments: str) -> str:
-        monkeypatch.chdir(finished.parent.parent)
-        monkeypatch.setattr(sys, "argv", ["capfilt", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert not ended.value.code
-        return capsys.readouterr().out
+        code, told, error = call(*arguments)
+        assert code == 0, error
+        return told
 
     return called
 
@@ -125,31 +120,31 @@ def test_the_data_set_is_what_was_kept(finished: Path, candidates: Rows, selecti
 # ── a finished run ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_further_start_makes_nothing_anew(finished: Path, call: Callable[..., str]) -> None:
+def test_a_further_start_makes_nothing_anew(own: Path, well: Callable[..., str]) -> None:
     def made() -> dict[str, int]:
-        paths = [path for path in finished.rglob("*") if path.is_file() and path.name != "report.html"]
+        paths = [path for path in own.rglob("*") if path.is_file() and path.name != "report.html"]
         return {str(path): path.stat().st_mtime_ns for path in paths if path.parent.name != "events"}
 
-    call("run", "debug")
+    well("run", "debug")
     before = made()
-    told = call("run", "debug")
+    told = well("run", "debug")
     assert made() == before
     assert "rows have a usable picture" in told
     assert "round 1: primary" in told
 
 
-def test_the_plan_of_a_finished_run_is_all_done(call: Callable[..., str]) -> None:
-    lines = [line.split() for line in call("plan", "debug").splitlines() if " of " in line]
+def test_the_plan_of_a_finished_run_is_all_done(well: Callable[..., str]) -> None:
+    lines = [line.split() for line in well("plan", "debug").splitlines() if " of " in line]
     assert len(lines) > 10
     assert [line for line in lines if line[-3] != line[-1]] == []
 
 
-def test_select_decides_again_without_touching_the_run(finished: Path, candidates: Rows, call: Callable[..., str]) -> None:
+def test_select_decides_again_without_touching_the_run(own: Path, candidates: Rows, well: Callable[..., str]) -> None:
     itm = sorted(score["itm"] for row in candidates for text in row["captions"] or [] for score in text["scores"])
     middle = itm[len(itm) // 2]
-    own = (finished / "round-1" / "selection" / "selection.parquet").read_bytes()
-    told = call("select", "runs/debug", "--name", "strict", "--set", f"select.min_itm={middle!r}")
-    view = finished.parent.parent / told.splitlines()[-1]
+    before = (own / "round-1" / "selection" / "selection.parquet").read_bytes()
+    told = well("select", "runs/debug", "--name", "strict", "--set", f"select.min_itm={middle!r}")
+    view = own.parent.parent / told.splitlines()[-1]
     assert "view strict:" in told
     assert "below_threshold" in told
     decided = {row["row_id"]: row for row in rows(view, "selection.parquet")}
@@ -161,38 +156,36 @@ def test_select_decides_again_without_touching_the_run(finished: Path, candidate
             kept += is_kept
             if text["scores"]:
                 assert (reason == "below_threshold") == (text["scores"][0]["itm"] < middle)
-    assert (
-        0
-        < kept
-        < sum(is_kept for row in rows(finished / "round-1" / "selection", "selection.parquet") for is_kept in row["kept"])
-    )
-    assert (finished / "round-1" / "selection" / "selection.parquet").read_bytes() == own
+    assert 0 < kept < sum(is_kept for row in rows(own / "round-1" / "selection", "selection.parquet") for is_kept in row["kept"])
+    assert (own / "round-1" / "selection" / "selection.parquet").read_bytes() == before
 
 
 @pytest.mark.parametrize("status", ["ok", "download_failed"])
-def test_explain_tells_a_pairs_journey(pool: Rows, candidates: Rows, status: str, call: Callable[..., str]) -> None:
+def test_explain_tells_a_pairs_journey(pool: Rows, candidates: Rows, status: str, well: Callable[..., str]) -> None:
     row = next(row for row in pool if row["status"] == status)
-    told = call("explain", "runs/debug", row["uid"])
+    told = well("explain", "runs/debug", row["uid"])
     assert row["url"] in told
     assert f"round 1: {status}" in told
-    (as_json,) = json.loads(call("explain", "runs/debug", row["row_id"], "--json"))
+    (as_json,) = json.loads(well("explain", "runs/debug", row["row_id"], "--json"))
     (story,) = as_json["rounds"]
     texts = next(known["captions"] for known in candidates if known["row_id"] == row["row_id"]) or []
     assert [text["text"] for text in story["captions"]] == [text["text"] for text in texts]
 
 
-def test_the_report_is_written_again(finished: Path, call: Callable[..., str]) -> None:
-    page = finished / "report.html"
+def test_the_report_is_written_again(own: Path, well: Callable[..., str]) -> None:
+    page = own / "report.html"
+    pictures = page.read_text(encoding="utf-8").count('src="data:image')
     page.unlink()
-    assert call("report", "runs/debug").strip() == "runs/debug/report.html"
+    assert well("report", "runs/debug").strip() == "runs/debug/report.html"
     html = page.read_text(encoding="utf-8")
     assert html.startswith("<!doctype html>")
+    assert html.count('src="data:image') == pictures
     assert "http 404" in html
     assert 'src="http' not in html, "it stands alone"
 
 
 def test_a_trained_captioner_captions_from_the_command_line(
-    finished: Path, pool: Rows, call: Callable[..., str], tmp_path: Path
+    own: Path, pool: Rows, well: Callable[..., str], tmp_path: Path
 ) -> None:
     from PIL import Image
 
@@ -200,6 +193,6 @@ def test_a_trained_captioner_captions_from_the_command_line(
     healthy = [row["image"] for row in pool if row["image"] is not None]
     for path, data in zip(pictures, healthy, strict=False):
         Image.open(io.BytesIO(data)).save(path)
-    lines = call("caption", "runs/debug/round-1/models/captioner", *map(str, pictures)).splitlines()
+    lines = well("caption", "runs/debug/round-1/models/captioner", *map(str, pictures)).splitlines()
     assert [line.split("\t")[0] for line in lines] == [str(path) for path in pictures]
-    assert call("caption", "runs/debug/round-1/models/captioner", str(pictures[0])).strip() == lines[0].partition("\t")[2].strip()
+    assert well("caption", "runs/debug/round-1/models/captioner", str(pictures[0])).strip() == lines[0].partition("\t")[2].strip()

@@ -54,6 +54,12 @@ def page_of(folder: Path, cards: int = 60) -> str:
     return write_report(folder, cards=cards).read_text(encoding="utf-8")
 
 
+def test_a_report_written_again_shows_as_many_pictures_as_the_run_asked_for(run_folder: Path) -> None:
+    config = run_folder / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8") + "\nreport: {cards: 3, open: false}\n", encoding="utf-8")
+    assert write_report(run_folder).read_text(encoding="utf-8") == page_of(run_folder, 3) != page_of(run_folder, 30)
+
+
 def test_the_report_is_one_file_that_loads_and_runs_nothing(run_folder: Path) -> None:
     page = page_of(run_folder)
     outline = Outline(page)
