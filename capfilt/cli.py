@@ -4,7 +4,6 @@ Decides nothing itself, and imports what is heavy only in the command that needs
 """
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,7 +73,15 @@ def run(
     from capfilt.run.signals import orderly
 
     with orderly():
-        result = run_pipeline(loaded, source=source, until=until, start_from=start_from, fresh=fresh, limit=limit)
+        result = run_pipeline(
+            loaded,
+            source=source,
+            overrides=overrides or (),
+            until=until,
+            start_from=start_from,
+            fresh=fresh,
+            limit=limit,
+        )
     print(result)
     if loaded.report.open and result.report and "://" not in result.report:
         typer.launch(result.report)
@@ -85,13 +92,15 @@ def plan(pipeline: PipelineFile, overrides: Set = None, limit: Limit = None) -> 
     """Show what a run would do and what is done; after a trial with `run --limit`, also what it will cost. Starts nothing."""
     _, loaded = _load(pipeline, overrides, limit)
     from capfilt.run.bill import estimate
+    from capfilt.run.context import continuing
     from capfilt.run.planning import plan_pipeline
     from capfilt.show import show_bill, show_plan
 
     planned = plan_pipeline(loaded, limit)
     show_plan(planned)
     if limit is None and loaded.caption is not None:
-        show_bill(estimate(loaded, planned.rows), f"capfilt run {shlex.quote(pipeline)} --limit 2048 --until write")
+        trial = continuing(pipeline, overrides or (), limit=2048, until="write")
+        show_bill(estimate(loaded, planned.rows), trial)
 
 
 @app.command()

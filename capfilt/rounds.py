@@ -5,7 +5,7 @@ Says in which order things happen and what each is made from; the work is done b
 
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from capfilt.errors import FailureBudgetError, Interrupted, Terminated
 from capfilt.plan import PlannedStage, find_stage, make_plan, plan_stages
 from capfilt.run import files, index
 from capfilt.run.build import Job
-from capfilt.run.context import Context
+from capfilt.run.context import Context, continuing
 from capfilt.run.decide import Scored, decide
 from capfilt.run.jobs import candidates_job, make_executor, pool_job, serve
 from capfilt.run.lease import Lease
@@ -59,6 +59,7 @@ def run_pipeline(
     pipeline: Pipeline,
     *,
     source: Path | None = None,
+    overrides: Sequence[str] = (),
     until: str | None = None,
     start_from: str | None = None,
     fresh: bool = False,
@@ -68,7 +69,7 @@ def run_pipeline(
     """Run `pipeline` in its run folder; what is done there already is kept.
 
     Args:
-        source: The pipeline file; told in the command that continues the run.
+        source, overrides: The pipeline file and what `--set` changed of it; told in the command that continues the run.
         until: Stage after which to stop, `STAGE` or `round-N/STAGE`; without a round, the first after round 0.
         start_from: Stage from which on everything is made anew.
         fresh: Begin again.
@@ -83,7 +84,7 @@ def run_pipeline(
         Interrupted: After Ctrl-C (Terminated: after SIGTERM); what was done is kept.
     """
     progress = progress or make_progress()
-    command = f"capfilt run {shlex.quote(str(source or pipeline.name))}" + (f" --limit {limit}" if limit is not None else "")
+    command = continuing(str(source or pipeline.name), overrides, limit=limit, until=until)
     check_address(pipeline.output)
     lease = Lease(pipeline.output)
     try:

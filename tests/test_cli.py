@@ -107,7 +107,7 @@ def test_the_plan_says_how_to_learn_what_a_run_will_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, "plan", "quickstart", "--set", f"output={tmp_path}/run") == 0
-    assert "capfilt run quickstart --limit 2048 --until write" in capsys.readouterr().out
+    assert f"capfilt run quickstart --set output={tmp_path}/run --limit 2048 --until write" in capsys.readouterr().out
 
 
 def test_the_schema_describes_a_pipeline_and_its_kinds(

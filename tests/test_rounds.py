@@ -276,6 +276,12 @@ def test_the_same_command_again_does_nothing_but_the_report(world: World) -> Non
     assert result_files(world.output) == before
 
 
+def test_the_command_that_continues_holds_what_was_set(world: World) -> None:
+    world.interrupt_at = "caption"
+    with pytest.raises(Interrupted, match=r"Continue with: capfilt run tiny\.yaml --set name=other$"):
+        world.run(overrides=["name=other"])
+
+
 @pytest.mark.parametrize("at", ["download", "pretrain pool", "caption", "select", "filter", "evaluate"])
 def test_after_ctrl_c_the_same_command_ends_with_the_same_files(world: World, at: str, tmp_path: Path) -> None:
     world.interrupt_at = at

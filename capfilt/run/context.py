@@ -3,6 +3,8 @@
 Only carries; does nothing.
 """
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from capfilt.config.pipeline import Pipeline
@@ -31,3 +33,10 @@ class Context:
     def chunk_files(self, folder: str, chunk_ids: list[str]) -> tuple[str, ...]:
         """Committed chunk files of `pool` or `round-N/candidates`, by chunk id, and so by row id."""
         return tuple(self.path(folder, f"chunk-{name}.parquet") for name in sorted(chunk_ids))
+
+
+def continuing(source: str, overrides: Sequence[str], *, limit: int | None = None, until: str | None = None) -> str:
+    """The command that goes on: as it was given, but for `--from` and `--fresh`, which would begin anew."""
+    options = [word for override in overrides for word in ("--set", override)]
+    options += ["--limit", str(limit)] if limit is not None else []
+    return shlex.join(["capfilt", "run", source, *options, *(["--until", until] if until is not None else [])])
