@@ -18,7 +18,17 @@ def build_captioner(config: CaptionConfig, *, trained: str | None, device: str) 
                 raise ConfigError(
                     "caption.captioner is `kind: trained`; expected a model trained by this run, found none. Train one first"
                 )
-            return _med(config, trained, device)
+            from capfilt.captioners.families import load_captioner
+
+            return load_captioner(
+                trained,
+                prompt=config.prompt,
+                decode=config.decode,
+                batch_size=config.batch_size,
+                dtype=config.dtype,
+                device=device,
+                pixels=config.pixels,
+            )
         case MedModel(checkpoint=checkpoint):
             return _med(config, checkpoint, device)
         case CustomModel(target=target, options=options):

@@ -24,6 +24,9 @@ class MedCaptioner:
         self._decode = decode
         tokenizer = network.tokenizer
         self._prompt_P = torch.from_numpy(tokenizer.encode_prompt(prompt)).to(network.device)
+        # Tokens in front of what is new; an encoder-decoder's prompt is none of them (`Blip2.written_from`).
+        written_from = getattr(network.model, "written_from", len)
+        self._first_new: int = written_from(self._prompt_P)
 
     @property
     def network(self) -> Inference:
@@ -51,7 +54,7 @@ class MedCaptioner:
             asked = [list(seeds[i]) for i in here]
             asked += [asked[-1]] * (len(image_embeds_BND) - len(asked))
             made = self._network.model.generate(image_embeds_BND, self._prompt_P, self._decode, seeds=asked)
-            new_BnL = made.ids_BnL[:, :, len(self._prompt_P) :].tolist()
+            new_BnL = made.ids_BnL[:, :, self._first_new :].tolist()
             log_prob_Bn = made.log_prob_Bn.tolist()
             return [
                 [Caption(decode(ids), p) for ids, p in zip(new_BnL[i], log_prob_Bn[i], strict=True)] for i in range(len(here))

@@ -65,6 +65,18 @@ class SelectConfig(Section):
     # both, web, synthetic: every text of these origins that passes. best, web_else_synthetic: one kind per row
     policy: Literal["both", "web_else_synthetic", "best", "web", "synthetic"] = "both"
     min_itm: Share = 0.5  # 0: every scored text passes
+    min_itc: float | None = Field(default=None, ge=-1, le=1)
+    """Judge by the cosine instead of ITM, with this threshold: of a filter that has a cosine alone (CoCa). null: by ITM."""
+
+    @property
+    def score(self) -> Literal["itm", "itc"]:
+        """What is judged by."""
+        return "itm" if self.min_itc is None else "itc"
+
+    @property
+    def threshold(self) -> float:
+        """Of `score`."""
+        return self.min_itm if self.min_itc is None else self.min_itc
 
 
 class WriteConfig(Section):

@@ -5,7 +5,7 @@ Reads scores that are in the candidates table; knows nothing of models or thresh
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +29,15 @@ class Judged:
 
 
 def filter_quality(
-    candidates: Sequence[str], truth: Mapping[str, Truth], *, min_itm: float, scored_by: str, selection: str | None = None
+    candidates: Sequence[str],
+    truth: Mapping[str, Truth],
+    *,
+    min_itm: float,
+    scored_by: str,
+    selection: str | None = None,
+    score: Literal["itm", "itc"] = "itm",
 ) -> Metrics:
-    """Metrics of the texts that were scored and whose row the truth knows; a text is kept where itm >= `min_itm`.
+    """Metrics of the texts that were scored and whose row the truth knows; a text is kept where its `score` >= `min_itm`.
 
     A row is known by its url or its uid. What needs a truth that nobody knows is None.
 
@@ -39,7 +45,7 @@ def filter_quality(
     the finished data set are true.
     """
     rows = [row for path in candidates for row in read_rows(path, ("row_id", "uid", "url", "captions"))]
-    judged = list(_judged(rows, truth))
+    judged = list(_judged(rows, truth, score))
     web = [text for text in judged if text.origin == "web"]
     synthetic = [text for text in judged if text.origin == "synthetic"]
     found: Metrics = {
@@ -71,13 +77,13 @@ def precision_recall(is_kept: BoolArray, is_true: BoolArray) -> tuple[float | No
     return (both / is_kept.sum() if is_kept.any() else None), (both / is_true.sum() if is_true.any() else None)
 
 
-def _judged(rows: Iterable[dict[str, Any]], truth: Mapping[str, Truth]) -> Iterable[Judged]:
+def _judged(rows: Iterable[dict[str, Any]], truth: Mapping[str, Truth], name: str) -> Iterable[Judged]:
     for row in rows:
         known = _known(row, truth)
         if known is None:
             continue
         for caption in row["captions"] or []:
-            itm = next((score["itm"] for score in caption["scores"] or [] if score["itm"] is not None), None)
+            itm = next((score[name] for score in caption["scores"] or [] if score[name] is not None), None)
             if itm is not None:
                 yield Judged(caption["origin"], known.noise_kind, itm, _is_true(caption, known))
 

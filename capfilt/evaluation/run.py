@@ -6,14 +6,14 @@ Asks models and tables; knows nothing of how a round made them.
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL.Image import Image
 
 from capfilt.captioners import build_captioner
 from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, RetrievalConfig
-from capfilt.config.round import CaptionConfig, MedModel
+from capfilt.config.round import CaptionConfig, TrainedModel
 from capfilt.errors import ConfigError
 from capfilt.evaluation.bootstrap import interval_of_mean_ratio, interval_of_ratio
 from capfilt.evaluation.captioning import cider_d
@@ -41,6 +41,7 @@ def evaluate(
     device: str,
     prompt: str,
     min_itm: float,
+    score: Literal["itm", "itc"] = "itm",
 ) -> Metrics:
     """Retrieval and captioning of the round's models on held-out pairs; the quality of the filter that made its data.
 
@@ -51,6 +52,7 @@ def evaluate(
         seed: Of bootstrap and sampling.
         prompt: The captioner's.
         min_itm: Threshold of the filter.
+        score: Which of its scores is judged by.
 
     Returns:
         JSON values, floats rounded to 6 digits; a part that was not asked for, or has no data, is None.
@@ -80,7 +82,7 @@ def evaluate(
             found["captioning"] = _captioning(config, config.captioning, folder, heldout, images, truth, seed, device, prompt)
     if config.filter_quality is not None and candidates:
         found["filter_quality"] = filter_quality(
-            candidates, truth, min_itm=min_itm, scored_by=f"round-{round_number - 1} filter", selection=selection
+            candidates, truth, min_itm=min_itm, score=score, scored_by=f"round-{round_number - 1} filter", selection=selection
         )
     rounded: Metrics = _rounded(found)
     return rounded
@@ -157,9 +159,8 @@ def _captioning(
     device: str,
     prompt: str,
 ) -> Metrics:
-    model = MedModel(kind="med", checkpoint=str(folder))
-    as_stage = CaptionConfig(captioner=model, prompt=prompt, decode=asked.decode, batch_size=CAPTION_BATCH)
-    captioner = build_captioner(as_stage, trained=None, device=device)
+    as_stage = CaptionConfig(captioner=TrainedModel(kind="trained"), prompt=prompt, decode=asked.decode, batch_size=CAPTION_BATCH)
+    captioner = build_captioner(as_stage, trained=str(folder), device=device)
     captions: list[str] = []
     for start in range(0, len(images), CAPTION_BATCH):
         keys = heldout.keys[start : start + CAPTION_BATCH]

@@ -1,10 +1,11 @@
-"""A trained MED asked for retrieval: cosines of all pairs, ITM logits of some.
+"""A trained network asked for retrieval: cosines of all pairs, ITM logits of some.
 
 Knows nothing of ranks.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,13 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from capfilt.errors import ConfigError
+from capfilt.modeling.blip2.qformer import QFormer
+from capfilt.modeling.coca.network import CoCa
+from capfilt.modeling.families import image_side, load_network
+from capfilt.modeling.med.network import MED
 from capfilt.modeling.preprocess import normalise, to_uint8
-from capfilt.modeling.weights import load_model
+from capfilt.modeling.soho.network import SOHO
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -31,8 +37,12 @@ class PairScorer:
     """
 
     def __init__(self, folder: Path, images: Sequence[Image], texts: Sequence[str], *, device: str) -> None:
-        loaded = load_model(folder)
-        self._model = loaded.model.to(device)
+        loaded = load_network(folder)
+        self._model: Any = loaded.model.to(device)
+        if not isinstance(self._model, MED | CoCa | QFormer | SOHO):
+            raise ConfigError(
+                f"evaluate.retrieval.model: expected a model that scores pairs, found a {loaded.architecture.kind}. Name another"
+            )
         self._device = device
         ids_MT, mask_MT = loaded.tokenizer.encode_batch(texts, loaded.architecture.max_text_length)
         self._ids_MT, self._mask_MT = torch.from_numpy(ids_MT), torch.from_numpy(mask_MT)
@@ -40,20 +50,26 @@ class PairScorer:
         embeds: list[Tensor] = []
         with torch.inference_mode():
             for start in range(0, len(images), IMAGES_AT_ONCE):
-                pixels = to_uint8(images[start : start + IMAGES_AT_ONCE], loaded.architecture.image.size).to(device)
-                embeds.append(self._model.encode_image(normalise(pixels, loaded.architecture)))
+                pixels = to_uint8(images[start : start + IMAGES_AT_ONCE], image_side(loaded.architecture)).to(device)
+                embeds.append(self._model.encode_image(normalise(pixels, cast(Any, loaded.architecture))))
         self._embeds_NLD = torch.cat(embeds)
 
     @torch.inference_mode()
     def cosines(self) -> Float32Array:
-        """[N, M]."""
+        """[N, M]. Of a SOHO, which has none, the probability of a match of every pair: the only way it ranks, and a slow one."""
+        if isinstance(self._model, SOHO):
+            image_P, text_P = (index.ravel() for index in np.indices((len(self._embeds_NLD), len(self._ids_MT))))
+            logits_P = self.itm_logits(image_P, text_P)
+            matches: Float32Array = (1 / (1 + np.exp(-logits_P))).reshape(len(self._embeds_NLD), -1).astype(np.float32)
+            return matches
         image_NE = self._model.image_features(self._embeds_NLD)
         rows = [
             np.arange(start, min(start + TEXTS_AT_ONCE, len(self._ids_MT)))
             for start in range(0, len(self._ids_MT), TEXTS_AT_ONCE)
         ]
         text_ME = torch.cat([self._model.text_features(*self._texts(part)) for part in rows])
-        found: Float32Array = (image_NE @ text_ME.T).float().cpu().numpy()
+        sims_NM = self._model.itc_similarities(image_NE, text_ME) if isinstance(self._model, QFormer) else image_NE @ text_ME.T
+        found: Float32Array = sims_NM.float().cpu().numpy()
         return found
 
     @torch.inference_mode()
@@ -63,6 +79,10 @@ class PairScorer:
         Images with about equally many texts go together, each padded to the same count, so that all texts of an image share its
         keys and values without a copy (seen: 1.6 times as fast as copying them).
         """
+        if isinstance(self._model, CoCa):
+            raise ConfigError(
+                "evaluate.retrieval.rerank_top_k: expected 0 for a CoCa, which has a cosine alone, found more. Write 0"
+            )
         found = np.empty(len(image_P), dtype=np.float32)
         for images_B, pairs_Bn in _equal_groups(image_P, TEXTS_AT_ONCE):
             ids_RT, mask_RT = self._texts(text_P[pairs_Bn.ravel()])

@@ -18,7 +18,9 @@ def build_filter(config: FilterConfig, *, trained: str | None, device: str) -> F
                 raise ConfigError(
                     "filter.filter is `kind: trained`; expected a model trained by this run, found none. Train one first"
                 )
-            return _med(config, trained, device)
+            from capfilt.filters.families import load_filter
+
+            return load_filter(trained, batch_size=config.batch_size, dtype=config.dtype, device=device, pixels=config.pixels)
         case MedModel(checkpoint=checkpoint):
             return _med(config, checkpoint, device)
         case CustomModel(target=target, options=options):

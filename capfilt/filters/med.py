@@ -112,10 +112,14 @@ class MedFilter:
 
         @torch.inference_mode()
         def one_batch(here: range, image_embeds_BND: Tensor) -> Float32Array:
-            features: Float32Array = self._network.model.image_features(image_embeds_BND).float()[: len(here)].cpu().numpy()
+            features: Float32Array = self._embedding(image_embeds_BND)[: len(here)].cpu().numpy()
             return features
 
         return np.concatenate([empty_embedding(self.dim), *self._network.each_batch(images, one_batch)])
+
+    def _embedding(self, image_embeds_BND: Tensor) -> Tensor:
+        """[B, dim], unit norm, float32."""
+        return self._network.model.image_features(image_embeds_BND).float()
 
     def embed_texts(self, texts: Sequence[str]) -> Float32Array:
         """Unit-norm text features, float32 [n, dim]."""

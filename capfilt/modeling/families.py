@@ -5,7 +5,7 @@ Knows nothing of training.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_never, cast
+from typing import Any, Literal, assert_never, cast
 
 import torch
 from safetensors import SafetensorError
@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 
 from capfilt.config.architecture import MedArchitecture
 from capfilt.config.architectures.blip2 import Blip2Architecture
-from capfilt.config.architectures.clipcap import ClipCapArchitecture
+from capfilt.config.architectures.clipcap import ClipCapArchitecture, ClipImage
 from capfilt.config.architectures.coca import CocaArchitecture
 from capfilt.config.architectures.families import AnyArchitecture, load_any_architecture
 from capfilt.config.architectures.soho import SohoArchitecture
-from capfilt.errors import CheckpointError
+from capfilt.config.round import Pixels
+from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.blip2.build import build_blip2
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.qformer import QFormer
@@ -25,6 +26,7 @@ from capfilt.modeling.blip2.tokenizer import LanguageTokenizer
 from capfilt.modeling.clipcap.network import ClipCap
 from capfilt.modeling.clipcap.tokenizer import GptTokenizer, load_tokenizer
 from capfilt.modeling.coca.network import CoCa
+from capfilt.modeling.inference import Inference, model_name
 from capfilt.modeling.med.checkpoints.find import find_checkpoint
 from capfilt.modeling.med.network import MED
 from capfilt.modeling.soho.network import SOHO
@@ -86,6 +88,36 @@ def load_network(source: Path | str) -> Loaded:
         raise CheckpointError(f"{folder / WEIGHTS}: expected safetensors, found {error}; copy the file again") from None
     load_tensors(cast(Any, model), tensors, str(folder / WEIGHTS))
     return Loaded(model.eval(), architecture, _tokenizer(folder, architecture, model))
+
+
+def image_side(architecture: AnyArchitecture) -> int:
+    """Side of the square pictures in pixels.
+
+    Raises:
+        ConfigError: If the network takes no pictures.
+    """
+    if architecture.image is None:
+        raise ConfigError("expected a network that takes pictures, found one for stored embeddings alone (`image: null`)")
+    return architecture.image.size
+
+
+def load_inference(
+    folder: str,
+    *,
+    batch_size: int,
+    dtype: Literal["float32", "bfloat16"],
+    device: str,
+    pixels: Pixels = "exact",
+) -> Inference:
+    """The network at work on a device; arguments as of `Inference.load`."""
+    loaded = load_network(folder)
+    parts: Any = (loaded.model, loaded.architecture, loaded.tokenizer)
+    made = Inference(model_name(folder), *parts, batch_size=batch_size, dtype=dtype, device=device, pixels=pixels)
+    # CLIP sees the middle square of a picture; a SOHO's filter needs its features before they are tokens.
+    made.takes_middle = isinstance(loaded.architecture.image, ClipImage)
+    if isinstance(loaded.model, SOHO):
+        made.encode = loaded.model.visual_features
+    return made
 
 
 def _tokenizer(folder: Path, architecture: AnyArchitecture, model: Network) -> AnyTokenizer:

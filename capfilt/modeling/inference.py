@@ -58,6 +58,10 @@ class Inference:
         self.pixels: Pixels = pixels
         self.model = model.eval().requires_grad_(False).to(self.device, self.dtype)
         pack(self.model)
+        self.encode: Callable[[Tensor], Tensor] | None = None
+        """Where it is not the network's `encode_image` that a filter or captioner begins with."""
+        self.takes_middle = False
+        """Of a picture the middle square, as CLIP does; else it is squeezed."""
         self._trunk: Trunk | None = None
 
     @classmethod
@@ -114,13 +118,17 @@ class Inference:
 
     @torch.inference_mode()
     def _encode_anew(self, images: Sequence[Image], size: int) -> Tensor:
+        if self.takes_middle:
+            from capfilt.modeling.clipcap.image import centre_square
+
+            images = [centre_square(image, self.architecture.image.size) for image in images]
         pixels_BCHW = to_uint8(images, self.architecture.image.size, how=self.pixels)
         missing = size - len(images)
         if missing:
             pixels_BCHW = torch.cat([pixels_BCHW, pixels_BCHW[-1:].expand(missing, -1, -1, -1)])
         pixels_BCHW = normalise(pixels_BCHW.to(self.device, non_blocking=True), self.architecture)
-        image_embeds_BND: Tensor = self.model.encode_image(pixels_BCHW.to(self.dtype))
-        return image_embeds_BND
+        encode = self.encode or self.model.encode_image
+        return encode(pixels_BCHW.to(self.dtype))
 
     def require(self, role: Role) -> None:
         """Raises: CheckpointError: If the weights cannot do it."""

@@ -131,7 +131,7 @@ def _text(card: Card, caption: Mapping[str, Any], reason: str | None, truth: Tru
         fate = f"{told}{esc(_why(caption, reason, min_itm))}</span>"
     is_right = truth.about(card.url, text, origin) if text.strip() else None
     erred = is_right is not None and reason in ("kept", "below_threshold") and is_right != is_kept
-    score = next((one.get("itm") for one in caption.get("scores") or [] if one), None)
+    score = next((one.get("itc") if one.get("itm") is None else one["itm"] for one in caption.get("scores") or [] if one), None)
     line = _meter(score, name, min_itm) + fate + _badge(is_right, filter_erred=erred)
     return f'<div class="text"><p><span class="tag {name}">{name}</span>{shown}</p><p class="fate-line">{line}</p></div>'
 

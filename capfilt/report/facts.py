@@ -86,7 +86,9 @@ class Facts:
     @property
     def min_itm(self) -> float | None:
         """The policy's threshold; None where the run does not select."""
-        value = dig(self.config, "select", "min_itm")
+        value = dig(self.config, "select", "min_itc")
+        if value is None:
+            value = dig(self.config, "select", "min_itm")
         if value is None and isinstance(self.config.get("select"), dict):
             value = 0.5  # the section's default
         return float(value) if is_number(value) else None

@@ -219,10 +219,12 @@ def _reasons(lists: pa.ListArray, fate: pa.Table | None, size: int) -> Objects:
 
 
 def _itm(flat: pa.StructArray) -> npt.NDArray[np.float32]:
-    """The first filter's ITM per text, NaN where there is none."""
+    """The first filter's ITM per text, its cosine where it has no ITM, NaN where it has neither."""
     scores = pc.struct_field(flat, "scores")
     text, first = np.unique(pc.list_parent_indices(scores).to_numpy(), return_index=True)
-    values = pc.struct_field(pc.list_flatten(scores), "itm").to_numpy(zero_copy_only=False).astype(np.float32)
+    flat_scores = pc.list_flatten(scores)
+    values = pc.coalesce(pc.struct_field(flat_scores, "itm"), pc.struct_field(flat_scores, "itc"))
+    values = values.to_numpy(zero_copy_only=False).astype(np.float32)
     out = np.full(len(flat), np.nan, dtype=np.float32)
     out[text] = values[first]
     return out

@@ -155,7 +155,8 @@ def _evaluate(context: Context, number: int, scored: Scored | None) -> None:
             seed=pipeline.seed,
             device=_device(context),
             prompt=_prompt(context),
-            min_itm=0.5 if pipeline.select is None else pipeline.select.min_itm,
+            min_itm=0.5 if pipeline.select is None else pipeline.select.threshold,
+            score="itm" if pipeline.select is None else pipeline.select.score,
         )
         files.put_json(context.round_path(number, "metrics.json"), measured)
         value = (measured.get("primary") or {}).get("value")

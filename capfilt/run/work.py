@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from capfilt import errors
+from capfilt.config.round import SelectConfig
 from capfilt.modeling.memory import shrinking
 from capfilt.plan import Chunk
 from capfilt.run import files
@@ -156,7 +157,7 @@ class FilterWork:
             nonlocal seen
             done = self._stages(table)
             if self._job.pipeline.select is not None:
-                seen = _believed(done, self._job.pipeline.select.min_itm)
+                seen = _believed(done, self._job.pipeline.select)
             return _commit(self._job, done, chunk_id, made_from)
 
         def narrow(row_ids: Sequence[str]) -> Sequence[str]:
@@ -188,7 +189,7 @@ class FusedWork:
                 failed = self._stages.working() or failed
                 raise
             if self._job.pipeline.select is not None:
-                seen = _believed(done, self._job.pipeline.select.min_itm)
+                seen = _believed(done, self._job.pipeline.select)
             return _commit(self._job, done, chunk_id, seal.decode())
 
         def narrow(row_ids: Sequence[str]) -> Sequence[str]:
@@ -214,11 +215,11 @@ def _committed(folder: str, chunk_id: str) -> pa.Table:
         return pq.read_table(file).replace_schema_metadata(None)
 
 
-def _believed(table: pa.Table, min_itm: float) -> tuple[int, int]:
-    """Scored texts, and those whose ITM reaches the threshold."""
+def _believed(table: pa.Table, select: SelectConfig) -> tuple[int, int]:
+    """Scored texts, and those whose score reaches the threshold."""
     scores = pc.list_flatten(pc.struct_field(pc.list_flatten(table["captions"]), "scores"))
-    itm = pc.drop_null(pc.struct_field(scores, "itm"))
-    return len(itm), pc.sum(pc.greater_equal(itm, min_itm)).as_py() or 0
+    found = pc.drop_null(pc.struct_field(scores, select.score))
+    return len(found), pc.sum(pc.greater_equal(found, select.threshold)).as_py() or 0
 
 
 def _told(

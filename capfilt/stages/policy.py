@@ -30,7 +30,8 @@ POLICY_COLUMNS = ("status", *(f"captions.list.element.{name}" for name in ("orig
 class Judged:
     """The texts of one table, flat. `row[i]` is text i's row number, `reason[i]` a number in CODES: `kept` where it is wanted.
 
-    `itm` is the mean over filters, NaN where there is none; `best[row]` the greatest `itm` of a wanted text, -1 where none is.
+    `itm` is the mean over filters of what the policy judges by (with `min_itc` the cosine), NaN where there is none; `best[row]`
+    the greatest `itm` of a wanted text, -1 where none is.
     """
 
     counts: IntArray
@@ -50,12 +51,12 @@ def judge(table: pa.Table, config: SelectConfig) -> Judged:
     origin = (
         pc.index_in(pc.struct_field(texts, "origin"), value_set=pa.array(ORIGINS)).to_numpy(zero_copy_only=False).astype(np.int8)
     )
-    itm = mean_score(pc.struct_field(texts, "scores"), "itm")
+    itm = mean_score(pc.struct_field(texts, "scores"), config.score)
     is_ok = _mask(pc.equal(_plain(table["status"]), "ok"))[row]
     has_rule = _mask(pc.is_valid(pc.struct_field(texts, "rule")))
     has_error = _mask(pc.is_valid(pc.struct_field(texts, "error"))) | np.isnan(itm)
     # Both sides as float32: a score of exactly 0.7 passes a threshold of 0.7.
-    passes = is_ok & ~has_rule & ~has_error & (itm >= np.float32(config.min_itm))
+    passes = is_ok & ~has_rule & ~has_error & (itm >= np.float32(config.threshold))
     wanted = _wanted(config, passes, row, origin, itm, len(counts))
     reason = np.select(
         [~is_ok, has_rule, has_error, ~passes, ~wanted],

@@ -95,6 +95,7 @@ def _select_into(
     summary = {
         "policy": config.policy,
         "min_itm": config.min_itm,
+        **({} if config.min_itc is None else {"min_itc": config.min_itc}),
         "min_cosine": known.min_cosine,
         "duplicate_groups": len(np.unique(known.groups.group)),
         **tally.summary(),
@@ -148,7 +149,7 @@ def _decide(table: pa.Table, config: SelectConfig, known: Known, survives: npt.N
     reason = _final_reason(judged, survivor, is_hit)
     is_kept = reason == _KEPT
 
-    tally.add(judged, reason, config.min_itm)
+    tally.add(judged, reason, config.threshold)
     tally.rows += len(ids)
     tally.healthy += int(pc.sum(pc.equal(table["status"], "ok")).as_py() or 0)
     tally.kept_rows += int((np.bincount(judged.row[is_kept], minlength=len(ids)) > 0).sum())

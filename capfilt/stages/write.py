@@ -131,7 +131,7 @@ def _columns(table: pa.Table, kept: pa.Array) -> tuple[pa.Table, npt.NDArray[np.
     per_row = np.bincount(row, minlength=table.num_rows)
     rows_kept = per_row > 0
     itm, itc = (mean_score(pc.struct_field(texts, "scores"), name) for name in ("itm", "itc"))
-    best = pa.array(best_per_row(row, np.nan_to_num(itm, nan=-1), table.num_rows))
+    best = pa.array(best_per_row(row, np.nan_to_num(np.where(np.isnan(itm), itc, itm), nan=-1), table.num_rows))
     offsets = pa.array(np.concatenate([[0], per_row[rows_kept].cumsum()]).astype(np.int32))
 
     out = table.filter(pa.array(rows_kept)).drop_columns(["captions"])

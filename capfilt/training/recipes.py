@@ -21,7 +21,7 @@ from capfilt.modeling.clipcap.image import centre_square
 from capfilt.modeling.clipcap.network import ClipCap
 from capfilt.modeling.clipcap.tokenizer import AnyTokenizer
 from capfilt.modeling.clipcap.weights import LoadedClipCap
-from capfilt.modeling.families import Loaded, load_network, save_network
+from capfilt.modeling.families import Loaded, image_side, load_network, save_network
 from capfilt.modeling.ranks import Ranks
 from capfilt.training.augment import augment
 from capfilt.training.batches import Batches, split_mix
@@ -31,7 +31,7 @@ from capfilt.training.loop import StepReport, train
 from capfilt.training.objectives import Stage, objective, ramp_epochs
 from capfilt.training.pictures import Change
 from capfilt.training.shards import ShardReader
-from capfilt.training.start import VOCABULARY_TEXTS, begin, fresh, image_size, require_role, resized, takes_middle
+from capfilt.training.start import VOCABULARY_TEXTS, begin, fresh, require_role, resized, takes_middle
 from capfilt.training.stream import StreamedPairs
 from capfilt.training.workers import Launch, Task, spawn
 
@@ -171,11 +171,11 @@ def _finetune(
     ranks = ranks or Ranks()
     with ExitStack() as stack:
         loaded = load_network(start)
-        if image_px not in (None, image_size(loaded.architecture)):
+        if image_px not in (None, image_side(loaded.architecture)):
             loaded = resized(loaded, image_px)
         require_role(loaded, role, start)
         _check_contrast(config, loaded.architecture, ranks)
-        px = image_size(loaded.architecture)
+        px = image_side(loaded.architecture)
         change = _change(config, loaded.architecture, px, FINETUNE_CROP, own_seed, 0)
         pairs = _held([human or ""], "human", px, work, change, ranks, stack)
         batches = Batches(

@@ -27,7 +27,7 @@ from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.blip2.tokenizer import LanguageTokenizer
 from capfilt.modeling.clipcap.image import load_embedder
 from capfilt.modeling.clipcap.weights import assemble
-from capfilt.modeling.families import Loaded, build_network, load_network
+from capfilt.modeling.families import Loaded, build_network, image_side, load_network
 from capfilt.modeling.med import MED, missing_role
 from capfilt.modeling.soho.network import SOHO
 from capfilt.modeling.tokenizer import SPECIALS, Tokenizer
@@ -50,7 +50,7 @@ class Beginning:
 
     @property
     def px(self) -> int:
-        return image_size(self.architecture)
+        return image_side(self.architecture)
 
 
 def begin(config: PretrainConfig, image: Path | str | None = None) -> Beginning:
@@ -171,17 +171,6 @@ def _with_eyes(architecture: Blip2Architecture, seen_by: Loaded, config: Pretrai
     return _validated(architecture, {**changes, "image_mean": given.image_mean, "image_std": given.image_std})
 
 
-def image_size(architecture: AnyArchitecture) -> int:
-    """Side of the square pictures in pixels.
-
-    Raises:
-        ConfigError: If the network takes no pictures.
-    """
-    if architecture.image is None:
-        raise ConfigError("expected a network that takes pictures, found one for stored embeddings alone (`image: null`)")
-    return architecture.image.size
-
-
 def takes_middle(architecture: AnyArchitecture) -> bool:
     """Whether pictures are cut to their middle square, as CLIP does, and not squeezed."""
     return isinstance(architecture.image, ClipImage)
@@ -252,7 +241,7 @@ def resized(loaded: Loaded, px: int) -> Loaded:
     architecture, own = loaded.architecture, loaded.model
     if not isinstance(architecture, MedArchitecture) or not isinstance(own, MED):
         raise ConfigError(
-            f"finetune.image_px: expected {image_size(architecture)}, the size a {architecture.kind} was trained with, found "
+            f"finetune.image_px: expected {image_side(architecture)}, the size a {architecture.kind} was trained with, found "
             f"{px}. Write null"
         )
     architecture = _sized(architecture, px)

@@ -86,7 +86,9 @@ def _made(card: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         "filter": card.get("filter") or _model(card, "filter", "filter"),
         "captioner and filter": KINSHIP.get((str(card.get("trunk")), str(card.get("weights")))),
         "policy": summary.get("policy"),
-        "a text is believed at ITM >=": summary.get("min_itm"),
+        f"a text is believed at {'ITM' if summary.get('min_itc') is None else 'cosine'} >=": summary.get(
+            "min_itc", summary.get("min_itm")
+        ),
         "pictures are duplicates at cosine >=": summary.get("min_cosine"),
         "capfilt": card.get("version"),
     }
