@@ -1,11 +1,11 @@
 """What a shared trunk costs in noise found, and what it gains in speed.
 
-    python benchmarks/trunk.py noise --runs runs/trunk    the quickstart's world: about 10 minutes on two idle cores
-    python benchmarks/trunk.py noise --runs runs/trunk --pretrained runs/quickstart      from the pre-trained model of a run
-    python benchmarks/trunk.py speed                      random ViT-B/16 weights at 224 px: caption + filter
+    python benchmarks/trunk.py noise RUN --out FOLDER    from the pre-trained model and the pool of a run, the quickstart's or so
+    python benchmarks/trunk.py speed                     random ViT-B/16 weights at 224 px: caption + filter
 
-noise: one pre-training; from it captioner and filter once with `finetune.trunk: separate`, once with `shared`; each pair captions
-and filters the same pool. The truth about the small web says what the filters found.
+noise: from the pre-trained model of RUN's round 0, captioner and filter are fine-tuned as RUN's pipeline says, once with
+`finetune.trunk: separate` and once with `shared`; each pair captions and filters RUN's pool, and RUN's truth says what the
+filters found. `capfilt run pipelines/quickstart.yaml --until round-0/pretrain` is run enough. One training thread.
 
 speed: caption and filter as one stage against the two one after the other, in turns, on the same pictures with one web text each,
 in this process, one thread; the clock is the CPU seconds of this process. No text may end early: both decode the same number of
@@ -16,11 +16,7 @@ Each writes its part of benchmarks/results/trunk.json.
 
 import argparse
 import json
-import os
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,13 +31,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
     noise = parts.add_parser("noise")
-    noise.add_argument("--runs", type=Path, required=True, help="gets a run folder for each way")
-    noise.add_argument("--pipeline", default="quickstart")
-    noise.add_argument(
-        "--pretrained", type=Path, help="run folder of the same pipeline and settings, done as far as round-0/pretrain"
-    )
-    noise.add_argument("--name", default="quickstart", help="under which the figures are kept")
-    noise.add_argument("--set", action="append", default=[], help="further settings, as in `capfilt run`")
+    noise.add_argument("run", type=Path, help="a run folder with pool and round-0/models/pretrained")
+    noise.add_argument("--out", type=Path, required=True, help="gets the fine-tuned models and the candidates")
+    noise.add_argument("--name", help="under which the figures are kept; else the pipeline's name and seed")
     speed = parts.add_parser("speed")
     speed.add_argument("--rows", type=int, default=16)
     speed.add_argument("--batch", type=int, default=8)
@@ -50,7 +42,7 @@ def main() -> None:
     speed.add_argument("--architecture", default="med_vit_b16")
     args = parser.parse_args()
     found = measure_noise(args) if args.part == "noise" else measure_speed(args)
-    name = args.name if args.part == "noise" else f"speed_{args.architecture}_{args.dtype}"
+    name = found.pop("name") if args.part == "noise" else f"speed_{args.architecture}_{args.dtype}"
     known = json.loads(OUT.read_text()) if OUT.exists() else {}
     OUT.write_text(json.dumps({"what": __doc__.split("\n")[0], **known, name: found}, indent=1) + "\n")
     print(json.dumps(found, indent=1))
@@ -60,19 +52,22 @@ def main() -> None:
 
 
 def measure_noise(args: argparse.Namespace) -> dict[str, Any]:
-    base = args.pretrained
-    if base is None:
-        base = args.runs / "base"
-        run(args, base, "--until", "round-0/pretrain")
-    found: dict[str, Any] = {"pipeline": args.pipeline, "settings": args.set}
+    import torch
+
+    from capfilt.config.load import load_pipeline
+
+    torch.set_num_threads(1)
+    pipeline = load_pipeline(args.run / "config.yaml", [f"output={args.run.absolute()}"])
+    found: dict[str, Any] = {"name": args.name or f"{pipeline.name}_seed_{pipeline.seed}", "training_threads": 1}
     for trunk in TRUNKS:
-        folder = args.runs / trunk
-        again: list[str] = []
-        if not folder.exists():
-            shutil.copytree(base, folder, ignore=shutil.ignore_patterns("round-1", "lease.json"))
-            again = ["--from", "round-0/finetune"]
-        run(args, folder, "--set", f"finetune.trunk={trunk}", *again, "--until", "round-1/select")
-        found[trunk] = told_by(folder)
+        folder = (args.out / trunk).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        start = time.process_time()
+        finetune(pipeline, trunk, args.run / "round-0" / "models" / "pretrained", folder)
+        trained = time.process_time()
+        told, pictures = caption_and_filter(pipeline, trunk, args.run.absolute(), folder)
+        seconds = {"finetune": round(trained - start, 1), "caption_and_filter": round(time.process_time() - trained, 1)}
+        found[trunk] = {"filter_quality": rounded(told), "pictures": pictures, "cpu_seconds": seconds}
     separate, shared = (found[trunk]["filter_quality"] for trunk in TRUNKS)
     found["cost"] = {
         f"{origin}_{measure}": round(separate[origin][measure] - shared[origin][measure], 4)
@@ -83,40 +78,43 @@ def measure_noise(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def run(args: argparse.Namespace, folder: Path, *more: str) -> None:
-    settings = [word for setting in args.set for word in ("--set", setting)]
-    command = [sys.executable, "-m", "capfilt", "run", args.pipeline, "--set", f"output={folder}", *settings, *more]
-    done = subprocess.run(command, check=False, env={"PYTHONPATH": str(ROOT), **os.environ})
-    if done.returncode:
-        raise SystemExit(f"{folder}: the run ended with exit code {done.returncode}")
+def finetune(pipeline: Any, trunk: str, start: Path, folder: Path) -> None:
+    """Both models into `folder`; those that are there stay."""
+    from capfilt.training import finetune_captioner, finetune_filter
+
+    section, models = pipeline.finetune, folder / "round-0" / "models"
+    common = {"human": section.human, "image_px": section.image_px, "trunk": trunk, "start": start, "seed": pipeline.seed}
+    for role, train in (("captioner", finetune_captioner), ("filter", finetune_filter)):
+        prompt = {"prompt": pipeline.caption.prompt} if role == "captioner" else {}
+        config = getattr(section, role).model_copy(update={"threads": 1})
+        train(config, out=models / role, work=folder / "training" / role, device="cpu", **common, **prompt)
 
 
-def told_by(folder: Path) -> dict[str, Any]:
-    """How well the filter of a run found noise, by its truth, and the seconds of its phases."""
-    from capfilt.config.load import load_pipeline
+def caption_and_filter(pipeline: Any, trunk: str, run: Path, folder: Path) -> tuple[dict[str, Any], int]:
+    """How well the filter found noise, by the truth, and how many pictures there were."""
+    import pyarrow.parquet as pq
+
     from capfilt.evaluation.filter_quality import filter_quality
     from capfilt.evaluation.truth import read_truth
+    from capfilt.plan import Chunk
+    from capfilt.run.build import Job
+    from capfilt.run.local_executor import LocalExecutor
+    from capfilt.run.pairing import paired
 
-    pipeline = load_pipeline(folder / "config.yaml", [f"output={folder}"])
-    assert pipeline.evaluate is not None
-    assert pipeline.evaluate.truth is not None
-    assert pipeline.select is not None
+    if not (folder / "pool").exists():
+        (folder / "pool").symlink_to(run / "pool")
+    section = pipeline.finetune.model_copy(update={"trunk": trunk})
+    own = pipeline.model_copy(update={"output": str(folder), "finetune": section})
+    models = folder / "round-0" / "models"
+    job, _ = paired(Job("candidates", own, "trunk", 1, str(models / "captioner"), str(models / "filter")))
+    assert job.fused == (trunk == "shared")
+    chunks = [Chunk(path.stem.removeprefix("chunk-"), "", "", 0, 0, 0, 0) for path in sorted((run / "pool").glob("chunk-*"))]
+    outcomes = list(LocalExecutor().run(job, chunks))
+    assert not any(outcome.error for outcome in outcomes), outcomes
     candidates = [str(path) for path in sorted((folder / "round-1" / "candidates").glob("chunk-*.parquet"))]
-    quality = filter_quality(
-        candidates,
-        read_truth(pipeline.evaluate.truth),
-        min_itm=pipeline.select.min_itm,
-        scored_by="round-0 filter",
-        selection=str(folder / "round-1" / "selection" / "selection.parquet"),
-    )
-    lines = [json.loads(line) for line in (folder / "events" / "phases.jsonl").read_text().splitlines()]
-    seconds = {line["phase"]: line["seconds"] for line in lines if line["phase"] in ("round-0/finetune", "round-1/candidates")}
-    pairing = folder / "round-1" / "pairing.json"
-    return {
-        "filter_quality": rounded(quality),
-        "seconds": seconds,
-        "pairing": json.loads(pairing.read_text()) if pairing.exists() else None,
-    }
+    healthy = sum(pq.read_table(path, columns=["status"])["status"].to_pylist().count("ok") for path in candidates)
+    truth = read_truth(pipeline.evaluate.truth)
+    return filter_quality(candidates, truth, min_itm=pipeline.select.min_itm, scored_by=f"filter, trunk {trunk}"), healthy
 
 
 def rounded(value: Any) -> Any:

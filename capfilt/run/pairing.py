@@ -107,14 +107,14 @@ def check_checkpoints(pipeline: Pipeline) -> None:
 
 
 def compare(captioner: str, scorer: str) -> tuple[Kinship, Kinship] | None:
-    """Image encoders and whole weights of two models, each loaded on the CPU; None where one is not to be had here."""
+    """Image encoders and whole weights of two MEDs, each loaded on the CPU; None where one is no MED or not to be had here."""
     from capfilt.modeling.trunk import share_weights, trunk_identity
     from capfilt.modeling.weights import load_model
 
     try:
         with ExitStack() as stack:
             one, other = (load_model(stack.enter_context(local_folder(source))) for source in (captioner, scorer))
-    except CheckpointError:
+    except (CheckpointError, ConfigError):
         return None  # on a cluster, the workers' machines may have it; where they have not, they say so
     if trunk_identity(one.model, one.architecture) != trunk_identity(other.model, other.architecture):
         return "separate", "separate"

@@ -14,7 +14,7 @@ from capfilt.run import files
 from capfilt.run.build import Job
 from capfilt.run.commit import commit
 from capfilt.run.local_executor import LocalExecutor
-from capfilt.run.pairing import foreseen, paired
+from capfilt.run.pairing import compare, foreseen, paired
 
 YAML = """
 version: 1
@@ -148,3 +148,10 @@ def test_a_custom_model_is_nobodys_twin(pipeline_of: Callable[..., Any], tmp_pat
     job = Job("candidates", pipeline_of(tmp_path), "f", 1)
     assert paired(job) == (job, None)
     assert replace(job, fused=False) == job
+
+
+def test_another_family_and_a_model_that_is_not_here_are_nobodys_twins(twin: Twin, tmp_path: Path) -> None:
+    other = twin()
+    (other / "architecture.yaml").write_text("kind: coca\n")
+    assert compare(str(twin()), str(other)) is None
+    assert compare(str(twin()), str(tmp_path / "nowhere")) is None
