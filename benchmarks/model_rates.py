@@ -1,11 +1,12 @@
 """How fast captioning, filtering and a training step are beside the same weights in transformers: ratios per core, on the CPU.
 
-    python benchmarks/model_rates.py --quick                      every case, few repetitions
-    python benchmarks/model_rates.py --only caption_bfloat16      one case; repeat --only for several
+    python benchmarks/model_rates.py --minutes 11                 every case, and again as often as the time allows
+    python benchmarks/model_rates.py --only caption_bfloat16      one case, 3 rounds; repeat --only for several
     python benchmarks/model_rates.py --only jpeg --pictures DIR   JPEG files of about 512 px or more; without them, drawn ones
 
 Two random ViT-B/16 models of true size (224 px) are saved as transformers folders and loaded through capfilt's own loader.
 Interleaved: transformers, capfilt, capfilt, transformers; the ratio is of their sums, and the median over rounds is reported.
+Rounds go through all cases before any comes again, so that a busy minute touches one round of a few.
 Clock: CPU seconds of this process with one thread, which other processes on the machine disturb less than a wall clock.
 
 Random scores are nearly uniform over 30,524 tokens, unlike a captioner's: the norm before the vocabulary is scaled so that the
@@ -39,48 +40,76 @@ class Case:
     bar: float | None
     theirs: Work
     ours: Work
+    batch: int
     told: Callable[[], dict[str, Any]] = dict
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=list(CASES), default=None)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="batch 4, one round")
+    parser.add_argument("--batch", type=int, default=4, help="of cases that name none")
+    parser.add_argument("--rounds", type=int, default=3, help="at most")
+    parser.add_argument("--minutes", type=float, default=None, help="no round begins that would end later")
     parser.add_argument("--models", type=Path, default=None, help="keep the random models here and use them again")
     parser.add_argument("--pictures", type=Path, default=None, help="folder of JPEG files for the case jpeg")
     parser.add_argument(
         "--run", type=Path, default=None, help="a finished run's folder: the case jpeg tells what happens to its ITM"
     )
     args = parser.parse_args()
-    if args.quick:
-        args.batch, args.rounds = 4, 1
     import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    out = ROOT / "benchmarks" / "results" / "model_rates.json"
+    end = time.monotonic() + args.minutes * 60 if args.minutes else float("inf")
     with tempfile.TemporaryDirectory() as scratch:
+        if args.models:
+            args.models.mkdir(parents=True, exist_ok=True)
         bench = Bench(args.models or Path(scratch), args.batch, args.pictures, args.run)
-        for name in args.only or CASES:
-            result = compare(CASES[name](bench), args.rounds) | {"batch": args.batch}
-            print(json.dumps(result), flush=True)
-            known = json.loads(out.read_text())["cases"] if out.exists() else {}
-            told = {"what": __doc__.split("\n")[0], "torch": torch.__version__, "cases": known | {name: result}}
-            out.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+        rounds: dict[str, Rounds] = {}
+        for number in range(args.rounds):
+            for name in args.only or CASES:
+                if number == 0:
+                    rounds[name] = Rounds(CASES[name](bench))
+                if time.monotonic() + rounds[name].takes_s < end:
+                    rounds[name].once_more()
+                    write(name, rounds[name].result())
 
 
-def compare(case: Case, rounds: int) -> dict[str, Any]:
-    case.theirs(), case.ours()
-    ratios = []
-    for _ in range(rounds):
-        theirs = seconds(case.theirs)
-        ours = seconds(case.ours) + seconds(case.ours)
-        theirs += seconds(case.theirs)
-        ratios.append(round(theirs / ours, 3))
-    result: dict[str, Any] = {"case": case.name, "ratio": statistics.median(ratios), "ratios": ratios, "bar": case.bar}
-    return result | case.told()
+def write(name: str, result: dict[str, Any]) -> None:
+    """Into the file, beside the cases that were measured another time."""
+    import torch
+
+    print(json.dumps({"name": name} | result), flush=True)
+    out = ROOT / "benchmarks" / "results" / "model_rates.json"
+    known = json.loads(out.read_text())["cases"] if out.exists() else {}
+    told = {"what": __doc__.split("\n")[0], "torch": torch.__version__, "cases": known | {name: result}}
+    out.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+
+
+class Rounds:
+    """What was measured of one case so far."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.ratios: list[float] = []
+        self.takes_s = 0.0
+        """Wall clock of the last round; 0 before there was one."""
+
+    def once_more(self) -> None:
+        if not self.ratios:
+            self.case.theirs(), self.case.ours()
+        start = time.monotonic()
+        theirs = seconds(self.case.theirs)
+        ours = seconds(self.case.ours) + seconds(self.case.ours)
+        theirs += seconds(self.case.theirs)
+        self.ratios.append(round(theirs / ours, 3))
+        self.takes_s = time.monotonic() - start
+
+    def result(self) -> dict[str, Any]:
+        case = self.case
+        ratio = round(statistics.median(self.ratios), 3)
+        found: dict[str, Any] = {"case": case.name, "ratio": ratio, "ratios": self.ratios, "bar": case.bar, "batch": case.batch}
+        return found | case.told()
 
 
 def seconds(work: Work) -> float:
@@ -103,6 +132,12 @@ class Bench:
         self.ids[:, :, 0], self.ids[:, :, -1] = 101, 102
         self.prompt = torch.tensor([101, 1037, 3861, 1997])
         self._loaded: dict[str, Any] = {}
+
+    def at(self, batch: int) -> "Bench":
+        """The same models, another batch."""
+        other = Bench(self.folder, batch, self.pictures, self.run)
+        other._loaded = self._loaded
+        return other
 
     def theirs(self, role: str, dtype: str) -> Any:
         import torch
@@ -210,7 +245,7 @@ def match(bench: Bench, model: Any, embeds: Any, texts: int, *, itc: bool = Fals
 
 
 def caption(bench: Bench, dtype: str) -> Case:
-    return Case(f"caption_{dtype}", 1.15, lambda: their_captions(bench, dtype), lambda: our_captions(bench, dtype))
+    return Case(f"caption_{dtype}", 1.15, lambda: their_captions(bench, dtype), lambda: our_captions(bench, dtype), bench.batch)
 
 
 def caption_n5(bench: Bench, dtype: str) -> Case:
@@ -218,11 +253,11 @@ def caption_n5(bench: Bench, dtype: str) -> Case:
         for _ in range(5):
             their_captions(bench, dtype)
 
-    return Case(f"caption_n5_{dtype}", 3.0, five_calls, lambda: our_captions(bench, dtype, 5))
+    return Case(f"caption_n5_{dtype}", 3.0, five_calls, lambda: our_captions(bench, dtype, 5), bench.batch)
 
 
 def matching(bench: Bench, dtype: str) -> Case:
-    return Case(f"itm3_{dtype}", 2.0, lambda: their_matching(bench, dtype, 3), lambda: our_matching(bench, dtype, 3))
+    return Case(f"itm3_{dtype}", 2.0, lambda: their_matching(bench, dtype, 3), lambda: our_matching(bench, dtype, 3), bench.batch)
 
 
 def both(bench: Bench, theirs: str, dtype: str, bar: float | None, *, itc: bool = False) -> Case:
@@ -236,7 +271,7 @@ def both(bench: Bench, theirs: str, dtype: str, bar: float | None, *, itc: bool 
         our_captions(bench, dtype)
         our_matching(bench, dtype, 2, itc=itc)
 
-    return Case(f"both_{dtype}_over_{theirs}{'_with_itc' if itc else ''}", bar, naive, ours)
+    return Case(f"both_{dtype}_over_{theirs}{'_with_itc' if itc else ''}", bar, naive, ours, bench.batch)
 
 
 def shared(bench: Bench, dtype: str) -> Case:
@@ -257,13 +292,14 @@ def shared(bench: Bench, dtype: str) -> Case:
             captioner.generate(embeds, bench.prompt, Nucleus(top_p=0.9, min_length=LENGTH, max_length=LENGTH), seeds=seeds)
             match(bench, scorer, embeds, 2)
 
-    return Case(f"shared_{dtype}", 1.9, naive, ours)
+    return Case(f"shared_{dtype}", 1.9, naive, ours, bench.batch)
 
 
 def jpeg(bench: Bench) -> Case:
     from model_rates_jpeg import both_ways
 
-    return Case("jpeg", 2.5, *both_ways(bench.pictures, bench.run))
+    usual, fast, effect = both_ways(bench.pictures, bench.run)
+    return Case("jpeg", 2.5, usual, fast, 1, effect)
 
 
 def training_step(bench: Bench) -> Case:
@@ -287,12 +323,17 @@ def training_step(bench: Bench) -> Case:
             loss = sum(module.losses(batch).values())
         loss.backward()
 
-    return Case("training_step_bfloat16_over_float32", 1.4, lambda: step(torch.float32), lambda: step(torch.bfloat16))
+    return Case(
+        "training_step_bfloat16_over_float32", 1.4, lambda: step(torch.float32), lambda: step(torch.bfloat16), bench.batch
+    )
 
 
 CASES: dict[str, Callable[[Bench], Case]] = {
     "caption_float32": lambda bench: caption(bench, "float32"),
     "caption_bfloat16": lambda bench: caption(bench, "bfloat16"),
+    "caption_float32_batch_8": lambda bench: caption(bench.at(8), "float32"),
+    "caption_bfloat16_batch_8": lambda bench: caption(bench.at(8), "bfloat16"),
+    "caption_bfloat16_batch_32": lambda bench: caption(bench.at(32), "bfloat16"),
     "caption_n5_float32": lambda bench: caption_n5(bench, "float32"),
     "caption_n5_bfloat16": lambda bench: caption_n5(bench, "bfloat16"),
     "itm3_float32": lambda bench: matching(bench, "float32"),
@@ -304,7 +345,7 @@ CASES: dict[str, Callable[[Bench], Case]] = {
     "shared_float32": lambda bench: shared(bench, "float32"),
     "shared_bfloat16": lambda bench: shared(bench, "bfloat16"),
     "jpeg": jpeg,
-    "training_step": training_step,
+    "training_step": lambda bench: training_step(bench.at(8)),
 }
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from capfilt.errors import ContractError
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -27,8 +29,33 @@ class Batch:
         return Batch(*(x.to(device, non_blocking=True) for x in (self.pixels_BCHW, self.ids_BT, self.mask_BT, self.image_ids_B)))
 
 
+NAMES = {
+    "pixels": ("pixel_values", "images", "image"),
+    "ids": ("input_ids", "text_ids", "tokens"),
+    "mask": ("attention_mask", "text_mask"),
+    "image_ids": ("idx", "image_id"),
+}
+"""The tensors of a batch, and what others call them."""
+
+
+def known_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under our names; names that nobody knows stay as they are."""
+    ours = {other: name for name, others in NAMES.items() for other in others}
+    return {ours.get(name, name): tensor for name, tensor in tensors.items() if name in NAMES or ours.get(name) not in tensors}
+
+
 def as_batch(tensors: Mapping[str, Tensor]) -> Batch:
-    """From `pixels`, `ids`, `mask` and, where given, `image_ids`; without them every pair is an image of its own."""
+    """From `pixels`, `ids`, `mask` and, where given, `image_ids`; without them every pair is an image of its own.
+
+    Raises:
+        ContractError: If one is missing, under our name and under others'.
+    """
+    tensors = known_names(tensors)
+    missing = [name for name in ("pixels", "ids", "mask") if name not in tensors]
+    if missing:
+        raise ContractError(
+            f"batch: expected pixels, ids and mask, found {', '.join(tensors) or 'nothing'}; give {', '.join(missing)} too"
+        )
     ids_BT = tensors["ids"]
     image_ids_B = tensors.get("image_ids")
     if image_ids_B is None:

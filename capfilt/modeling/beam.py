@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from capfilt.config.decoding import Beam
-from capfilt.modeling.scores import penalised
+from capfilt.modeling.scores import penalised, without
 
 if TYPE_CHECKING:
     from capfilt.modeling.decoding import Decoder
@@ -44,7 +44,7 @@ def beam_search(decoder: "Decoder[Any]", image_embeds: Any, prompt_BP: Tensor, d
         plain_RV = scores_RV.float().log_softmax(1)
         steered_RV = penalised(plain_RV, texts_BbL.flatten(0, 1)[:, :length], decoding.repetition_penalty)
         if length < decoding.min_length:
-            steered_RV = steered_RV.index_fill(1, torch.tensor([decoder.eos_id], device=device), -torch.inf)
+            steered_RV = without(steered_RV, decoder.eos_id)
         vocabulary = plain_RV.shape[1]
         total_BF = (steered_RV.view(images, beams, vocabulary) + running_Bb[:, :, None]).flatten(1)
         total_Bc, flat_Bc = total_BF.topk(2 * beams, dim=1)

@@ -21,8 +21,10 @@ from capfilt.config.decoding import Beam, Decoding, Greedy, Nucleus, as_decoding
 from capfilt.errors import ConfigError, ContractError
 from capfilt.modeling.beam import beam_search
 from capfilt.modeling.noise import gumbel, seeds_tensor
-from capfilt.modeling.scores import candidates, penalised
+from capfilt.modeling.scores import candidates, penalised, without
 
+LOOK_EVERY = 4
+"""Steps: a GPU is asked only so often whether all texts have ended, since each question makes it wait."""
 SMALLEST_BATCH = 8
 """Rows; fewer are never decoded than this, unless there were fewer to begin with."""
 
@@ -73,6 +75,7 @@ def generate(
     decoding: Decoding | Mapping[str, Any],
     *,
     seeds: Sequence[Sequence[int]] | None = None,
+    look_every: int | None = None,
 ) -> Generated:
     """Continue the prompt about each image.
 
@@ -82,6 +85,8 @@ def generate(
         prompt_BP: First tokens of every text, without a closing token.
         decoding: Greedy, beam or nucleus, or the dictionary of one (`config.decoding.as_decoding`).
         seeds: Per image one 64-bit seed per caption. Nucleus needs it; greedy and beam give one caption and ignore it.
+        look_every: Steps of greedy and nucleus between two looks at whether texts have ended; None: 1 on a CPU, `LOOK_EVERY`
+            on a GPU. Texts are the same.
 
     Raises:
         ConfigError: If the lengths do not fit the network, or a dictionary describes no decoding.
@@ -94,26 +99,39 @@ def generate(
             f"decode.max_length: expected more than the prompt's {prompt_length} and at most the network's {decoder.longest} "
             f"tokens, found {decoding.max_length}; change it or the prompt"
         )
+    if look_every is None:
+        look_every = LOOK_EVERY if prompt_BP.is_cuda else 1
     match decoding:
         case Beam():
             ids_BL, log_prob_B = beam_search(decoder, image_embeds, prompt_BP, decoding)
             return Generated(ids_BL[:, None], log_prob_B[:, None])
         case Greedy():
-            return _one_by_one(decoder, image_embeds, prompt_BP, decoding, None, 1)
+            return _one_by_one(decoder, image_embeds, prompt_BP, decoding, None, 1, look_every)
         case Nucleus():
             if seeds is None or len(seeds) != len(prompt_BP) or len({len(row) for row in seeds}) != 1 or not seeds[0]:
                 found = None if seeds is None else [len(row) for row in seeds]
                 raise ContractError(f"seeds: expected {len(prompt_BP)} lists of one length, found lengths {found}; pass one each")
             flat = seeds_tensor([seed for row in seeds for seed in row], prompt_BP.device)
-            return _one_by_one(decoder, image_embeds, prompt_BP, decoding, flat, len(seeds[0]))
+            return _one_by_one(decoder, image_embeds, prompt_BP, decoding, flat, len(seeds[0]), look_every)
         case _:
             assert_never(decoding)
 
 
 def _one_by_one(
-    decoder: Decoder[Any], image_embeds: Any, prompt_BP: Tensor, decoding: Greedy | Nucleus, seeds_R: Tensor | None, n: int
+    decoder: Decoder[Any],
+    image_embeds: Any,
+    prompt_BP: Tensor,
+    decoding: Greedy | Nucleus,
+    seeds_R: Tensor | None,
+    n: int,
+    look_every: int,
 ) -> Generated:
-    """Greedy and nucleus: every row takes one token at a time, whatever the others do."""
+    """Greedy and nucleus: every row takes one token at a time, whatever the others do.
+
+    With `look_every` above 1 nothing is asked of the device in between. Then a nucleus is looked for in the highest scores
+    alone, and if one was wider (seldom: `scores.PREFIX`), all is done again with a look at every step.
+    """
+    all_seeds_R = seeds_R
     images, length = prompt_BP.shape
     device = prompt_BP.device
     ids_RL = torch.full((images * n, decoding.max_length), decoder.pad_id, dtype=torch.int64, device=device)
@@ -122,15 +140,22 @@ def _one_by_one(
     alive_R = torch.ones(images * n, dtype=torch.bool, device=device)
     rows_R = torch.arange(images * n, device=device)  # which output row each row of the decoding batch is
 
+    is_too_wide = torch.zeros((), dtype=torch.bool, device=device) if look_every > 1 else None
+
     scores_BV, cache = decoder.start(image_embeds, prompt_BP, n, decoding.max_length)
     scores_RV = scores_BV.repeat_interleave(n, 0)
     while True:
-        chosen_R = _choose(scores_RV.float(), ids_RL[rows_R, :length], decoding, decoder.eos_id, seeds_R, length)
+        chosen_R = _choose(scores_RV.float(), ids_RL[rows_R, :length], decoding, decoder.eos_id, seeds_R, length, is_too_wide)
         own_R = scores_RV.float().log_softmax(1).gather(1, chosen_R[:, None])[:, 0].double()
         log_prob_R[rows_R] += torch.where(alive_R, own_R, 0.0)
         ids_RL[rows_R, length] = torch.where(alive_R, chosen_R, decoder.pad_id)
         alive_R &= chosen_R != decoder.eos_id
         length += 1
+        if (length - prompt_BP.shape[1]) % look_every and length < decoding.max_length:
+            scores_RV = decoder.step(chosen_R, cache)
+            continue
+        if is_too_wide is not None and bool(is_too_wide):
+            return _one_by_one(decoder, image_embeds, prompt_BP, decoding, all_seeds_R, n, 1)
         alive_B = alive_R.view(-1, n).any(1)
         live = int(alive_B.sum())
         if not live or length == decoding.max_length:
@@ -155,15 +180,21 @@ def smaller_batch(images: int, live: int, n: int) -> int:
 
 
 def _choose(
-    scores_RV: Tensor, ids_RL: Tensor, decoding: Greedy | Nucleus, eos_id: int, seeds_R: Tensor | None, length: int
+    scores_RV: Tensor,
+    ids_RL: Tensor,
+    decoding: Greedy | Nucleus,
+    eos_id: int,
+    seeds_R: Tensor | None,
+    length: int,
+    is_too_wide: Tensor | None,
 ) -> Tensor:
-    """Next token of each row, [R]."""
+    """Next token of each row, [R]; see `candidates` for `is_too_wide`."""
     scores_RV = penalised(scores_RV, ids_RL, decoding.repetition_penalty)
     if length < decoding.min_length:
-        scores_RV = scores_RV.index_fill(1, torch.tensor([eos_id], device=scores_RV.device), -torch.inf)
+        scores_RV = without(scores_RV, eos_id)
     if isinstance(decoding, Greedy):
         return scores_RV.argmax(1)
     assert seeds_R is not None
-    tokens_RK, log_p_RK = candidates(scores_RV, decoding.top_p, decoding.top_k, decoding.temperature)
+    tokens_RK, log_p_RK = candidates(scores_RV, decoding.top_p, decoding.top_k, decoding.temperature, is_too_wide)
     best_R1 = (log_p_RK.double() + gumbel(seeds_R, length, tokens_RK)).argmax(1, keepdim=True)
     return tokens_RK.gather(1, best_R1)[:, 0]

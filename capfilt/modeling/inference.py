@@ -17,6 +17,7 @@ from torch import Tensor
 from capfilt.config.architecture import Architecture, Role
 from capfilt.config.round import Pixels
 from capfilt.errors import CheckpointError, ConfigError
+from capfilt.modeling.ahead import Ahead
 from capfilt.modeling.med.network import MED, missing_role
 from capfilt.modeling.memory import in_batches
 from capfilt.modeling.packed import pack
@@ -99,9 +100,16 @@ class Inference:
         The last batch is padded with its own last image: a sum's last bit depends on the batch's size, never on its content. All
         that a batch needs on the GPU belongs into `work`, which is called again with half the images where memory ran out.
         """
-        return in_batches(
-            len(images), self.batch_size, lambda here, size: work(here, self._encode(images[here.start : here.stop], size))
-        )
+
+        def pixels(here: range, size: int) -> Tensor:
+            return self._pixels(images[here.start : here.stop], size)
+
+        with Ahead(pixels, len(images), self.device) as ahead:
+
+            def run(here: range, size: int) -> Made:
+                return work(here, self._encode(images[here.start : here.stop], size, lambda: ahead.take(here, size)))
+
+            yield from in_batches(len(images), self.batch_size, run)
 
     def share_trunk(self, other: "Inference") -> None:
         """From now on both use this one's image encoder, once for each batch of pictures that both are shown.
@@ -111,24 +119,25 @@ class Inference:
         other.model.vision = self.model.vision
         self._trunk = other._trunk = Trunk(self.batch_size)
 
-    def _encode(self, images: Sequence[Image], size: int) -> Tensor:
+    def _encode(self, images: Sequence[Image], size: int, pixels: Callable[[], Tensor]) -> Tensor:
         if self._trunk is None:
-            return self._encode_anew(images, size)
-        return self._trunk.encoded(images, size, lambda: self._encode_anew(images, size))
+            return self._encode_anew(pixels())
+        return self._trunk.encoded(images, size, lambda: self._encode_anew(pixels()))
 
     @torch.inference_mode()
-    def _encode_anew(self, images: Sequence[Image], size: int) -> Tensor:
+    def _encode_anew(self, pixels_BCHW: Tensor) -> Tensor:
+        encode = self.encode or self.model.encode_image
+        return encode(normalise(pixels_BCHW, self.architecture).to(self.dtype))
+
+    def _pixels(self, images: Sequence[Image], size: int) -> Tensor:
+        """uint8 [size, 3, S, S] on the CPU; a smaller batch is padded with its last image."""
         if self.takes_middle:
             from capfilt.modeling.clipcap.image import centre_square
 
             images = [centre_square(image, self.architecture.image.size) for image in images]
         pixels_BCHW = to_uint8(images, self.architecture.image.size, how=self.pixels)
         missing = size - len(images)
-        if missing:
-            pixels_BCHW = torch.cat([pixels_BCHW, pixels_BCHW[-1:].expand(missing, -1, -1, -1)])
-        pixels_BCHW = normalise(pixels_BCHW.to(self.device, non_blocking=True), self.architecture)
-        encode = self.encode or self.model.encode_image
-        return encode(pixels_BCHW.to(self.dtype))
+        return torch.cat([pixels_BCHW, pixels_BCHW[-1:].expand(missing, -1, -1, -1)]) if missing else pixels_BCHW
 
     def require(self, role: Role) -> None:
         """Raises: CheckpointError: If the weights cannot do it."""

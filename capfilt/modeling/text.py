@@ -29,7 +29,9 @@ class TextEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, ids_RT: Tensor, start: int = 0) -> Tensor:
-        positions_TW = self.positions.weight[start : start + ids_RT.shape[1]]
+        return self.placed(ids_RT, self.positions.weight[start : start + ids_RT.shape[1]])
+
+    def placed(self, ids_RT: Tensor, positions_TW: Tensor) -> Tensor:
         out_RTW: Tensor = self.dropout(self.norm(self.words(ids_RT) + positions_TW))
         return out_RTW
 
@@ -47,6 +49,16 @@ class SelfBlock(nn.Module):
         mixed = self.dropout(self.attention(x_RTW, bias, causal=causal, first_only=first_only))
         out_RTW: Tensor = self.norm(mixed + (x_RTW[:, :1] if first_only else x_RTW))
         return out_RTW
+
+    def cached_at(self, x_R1W: Tensor, cache: KeysValues, position_1: Tensor, bias: Tensor) -> Tensor:
+        """As `cached` for one position that the device alone knows: all of the cache is looked at, `bias` hides the rest."""
+        q, k, v = self.attention.project(x_R1W)
+        keys, values = cache
+        keys.index_copy_(2, position_1, k)
+        values.index_copy_(2, position_1, v)
+        mixed = attend(q, keys, values, bias)
+        out_R1W: Tensor = self.norm(self.attention.out(join_heads(mixed)) + x_R1W)
+        return out_R1W
 
     def cached(self, x_RTW: Tensor, cache: KeysValues, start: int, bias: Tensor | None) -> Tensor:
         """As `forward`, for positions from `start`; their keys and values are written into the cache."""
@@ -180,6 +192,18 @@ class TextTower(nn.Module):
             assert layer.cross is not None
             x_RTW = layer.feed_forward(layer.cross(x_RTW, kv))
         return x_RTW
+
+    def step_at(self, ids_R1: Tensor, image_kv: list[KeysValues], cache: list[KeysValues], position_1: Tensor) -> Tensor:
+        """As `step` for one token at a position that the device holds: no shape or address depends on it."""
+        x_R1W = self.embeddings.placed(ids_R1, self.embeddings.positions.weight.index_select(0, position_1))
+        places_L = torch.arange(cache[0][0].shape[2], device=position_1.device)
+        bias_L = (places_L > position_1).to(x_R1W.dtype) * MASKED
+        bias = bias_L.expand(1, 1, 1, -1)
+        for layer, kv, keys_values in zip(self.in_order(), image_kv, cache, strict=True):
+            x_R1W = layer.self_block.cached_at(x_R1W, keys_values, position_1, bias)
+            assert layer.cross is not None
+            x_R1W = layer.feed_forward(layer.cross(x_R1W, kv))
+        return x_R1W
 
 
 class LanguageHead(nn.Module):

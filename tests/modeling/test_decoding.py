@@ -238,3 +238,26 @@ def test_images_are_looked_at_without_a_copy_per_caption_or_step(model: MED) -> 
     assert [x.data_ptr() for pair in (*cache.image_kv, *cache.own) for x in pair] == before
     assert all(len(x) == 2 and x.is_contiguous() for pair in cache.image_kv for x in pair)
     assert all(len(x) == 10 and x.shape[2] == 16 for pair in cache.own for x in pair)
+
+
+@pytest.mark.parametrize("look_every", [2, 4, 100])
+def test_looking_seldom_changes_no_text(look_every: int) -> None:
+    network = chain(images=6, vocabulary=40, seed=4)
+    network.log_p_IVV[:, :, EOS] += 2
+    seeds = [[i, i + 50] for i in range(6)]
+    for decoding in (Greedy(max_length=15, min_length=0), Nucleus(max_length=15, min_length=4, top_k=7), Nucleus(max_length=15)):
+        often = generate(network, torch.arange(6), prompt(6), decoding, seeds=seeds)
+        seldom = generate(network, torch.arange(6), prompt(6), decoding, seeds=seeds, look_every=look_every)
+        assert torch.equal(often.ids_BnL, seldom.ids_BnL)
+        assert torch.equal(often.log_prob_Bn, seldom.log_prob_Bn)
+
+
+def test_a_nucleus_that_is_too_wide_for_a_seldom_look_is_taken_whole() -> None:
+    wide = Chain((torch.randn(2, 1200, 1200, generator=torch.Generator().manual_seed(0)) * 0.1).log_softmax(-1))
+    decoding, seeds = Nucleus(max_length=6, min_length=0, top_p=0.95), [[1, 2, 3], [4, 5, 6]]
+    often = generate(wide, torch.arange(2), prompt(2), decoding, seeds=seeds)
+    seldom = generate(wide, torch.arange(2), prompt(2), decoding, seeds=seeds, look_every=4)
+    assert torch.equal(often.ids_BnL, seldom.ids_BnL)
+    too_wide = torch.zeros((), dtype=torch.bool)
+    candidates(wide.log_p_IVV[:, 0], 0.95, None, 1.0, too_wide)
+    assert bool(too_wide)

@@ -106,81 +106,79 @@ class QFormer(nn.Module):
             self.vision.eval()
         return self
 
-    def encode_image(self, pixels_BCHW: Tensor) -> Tensor:
+    def encode_image(self, pixels: Tensor) -> Tensor:
         """[B, N, D], after the norm that learns (LAVIS' ln_vision); what every other method calls `image_embeds`.
 
         Pixels of any size go through the frozen encoder; features [B, N, D] of such an encoder, where they are at hand, only
         through the norm.
         """
-        features_BND = pixels_BCHW
-        if pixels_BCHW.ndim == 4:
+        features_BND = pixels
+        if pixels.ndim == 4:
             if self.vision is None:
                 raise CheckpointError(
                     "expected an image encoder to take pixels, found a Q-Former without one. Give `encode_image` the features "
                     "[B, N, D] of the encoder it was trained with, or a state dict that has `visual_encoder.*`"
                 )
             with torch.no_grad():
-                features_BND = self.vision(pixels_BCHW)
-        image_embeds_BND: Tensor = self.bridge_norm(features_BND)
-        return image_embeds_BND
+                features_BND = self.vision(pixels)
+        image_embeds: Tensor = self.bridge_norm(features_BND)
+        return image_embeds
 
-    def look(self, image_embeds_BND: Tensor) -> Queried:
+    def look(self, image_embeds: Tensor) -> Queried:
         """The queries' outputs and self-attention keys and values: made once per image, used by every text."""
-        return self.tower.look(self.tower.image_kv(image_embeds_BND), len(image_embeds_BND))
+        return self.tower.look(self.tower.image_kv(image_embeds), len(image_embeds))
 
-    def query_outputs(self, image_embeds_BND: Tensor) -> Tensor:
+    def query_outputs(self, image_embeds: Tensor) -> Tensor:
         """[B, Q, W]; Q is the number of queries, whatever N is."""
-        return self.look(image_embeds_BND).states_BQW
+        return self.look(image_embeds).states_BQW
 
-    def image_features(self, image_embeds_BND: Tensor) -> Tensor:
+    def image_features(self, image_embeds: Tensor) -> Tensor:
         """[B, Q, E], one unit vector per query; see `itc_similarities`."""
-        return self.project_queries(self.query_outputs(image_embeds_BND))
+        return self.project_queries(self.query_outputs(image_embeds))
 
     def project_queries(self, states_BQW: Tensor) -> Tensor:
         """[B, Q, E], unit norm, from `query_outputs`."""
         return F.normalize(self.image_projection(states_BQW), dim=-1)
 
-    def text_features(self, ids_RT: Tensor, mask_RT: Tensor) -> Tensor:
+    def text_features(self, ids: Tensor, mask: Tensor) -> Tensor:
         """[R, E], unit norm: [CLS] of the text alone (unimodal mask)."""
-        return F.normalize(self.text_projection(self.tower.read(ids_RT, mask_RT)[:, 0]), dim=-1)
+        return F.normalize(self.text_projection(self.tower.read(ids, mask)[:, 0]), dim=-1)
 
     @staticmethod
     def itc_similarities(image_features_BQE: Tensor, text_features_RE: Tensor) -> Tensor:
         """[B, R]: the highest cosine of the image's queries with the text, without temperature (BLIP-2 section 3.2)."""
         return torch.einsum("bqe,re->brq", image_features_BQE, text_features_RE).amax(-1)
 
-    def itm_logits(
-        self, ids_RT: Tensor, mask_RT: Tensor, image_embeds_BND: Tensor, image_of_text: Tensor | None = None
-    ) -> Tensor:
+    def itm_logits(self, ids: Tensor, mask: Tensor, image_embeds: Tensor, image_of_text: Tensor | None = None) -> Tensor:
         """[R, 2], mean over the queries; the softmax of index 1 is the probability that text and image match.
 
         Args:
-            ids_RT: Texts; [CLS] at position 0 stays.
-            mask_RT: 1 for tokens.
-            image_embeds_BND: From `encode_image`.
+            ids: Texts; [CLS] at position 0 stays.
+            mask: 1 for tokens.
+            image_embeds: From `encode_image`.
             image_of_text: [R] index of each text's image. None: R is a multiple of B and texts come image by image, the
                 fastest way since nothing is copied.
         """
-        image_kv = self.tower.image_kv(image_embeds_BND)
+        image_kv = self.tower.image_kv(image_embeds)
         if image_of_text is not None:
             image_kv = take_looks(image_kv, image_of_text)
-        return self.itm_logits_from(ids_RT, mask_RT, image_kv)
+        return self.itm_logits_from(ids, mask, image_kv)
 
-    def itm_logits_from(self, ids_RT: Tensor, mask_RT: Tensor, image_kv: list[KeysValues | None]) -> Tensor:
+    def itm_logits_from(self, ids: Tensor, mask: Tensor, image_kv: list[KeysValues | None]) -> Tensor:
         """As `itm_logits`, from the tower's cross-attention keys and values."""
-        logits_R2: Tensor = self.itm_head(self.tower.match(ids_RT, mask_RT, image_kv)).mean(1)
+        logits_R2: Tensor = self.itm_head(self.tower.match(ids, mask, image_kv)).mean(1)
         return logits_R2
 
-    def lm_logits(self, ids_RT: Tensor, mask_RT: Tensor, image_embeds_BND: Tensor) -> Tensor:
+    def lm_logits(self, ids: Tensor, mask: Tensor, image_embeds: Tensor) -> Tensor:
         """[R, T, V], ITG: at each position, the scores of the next token (multimodal causal mask).
 
         Position 0 becomes [DEC] whatever the caller gave. R is a multiple of B, texts image by image.
         """
-        prefix = self.look(image_embeds_BND).keys_values
-        times = len(ids_RT) // len(image_embeds_BND)
+        prefix = self.look(image_embeds).keys_values
+        times = len(ids) // len(image_embeds)
         if times > 1:
             prefix = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in prefix]
-        logits_RTV: Tensor = self.head(self.tower.write(self.begun(ids_RT), mask_RT, prefix))
+        logits_RTV: Tensor = self.head(self.tower.write(self.begun(ids), mask, prefix))
         return logits_RTV
 
     def begun(self, ids_RT: Tensor) -> Tensor:
@@ -192,7 +190,7 @@ class QFormer(nn.Module):
     @torch.inference_mode()
     def generate(
         self,
-        image_embeds_BND: Tensor,
+        image_embeds: Tensor,
         prompt_ids: Tensor,
         decoding: Decoding | Mapping[str, Any],
         *,
@@ -201,17 +199,17 @@ class QFormer(nn.Module):
         """Captions of the images; see `capfilt.modeling.decoding.generate`.
 
         Args:
-            image_embeds_BND: From `encode_image`.
+            image_embeds: From `encode_image`.
             prompt_ids: [P] or [B, P], the tokenizer's ids of the prompt; position 0 becomes [DEC], a final [SEP] goes.
             decoding: Greedy, beam or nucleus.
             seeds: One list per image, one 64-bit seed per caption wanted. Needed by nucleus.
         """
         decoder = QFormerDecoder(self)
         if prompt_ids.ndim == 1:
-            prompt_ids = prompt_ids.expand(len(image_embeds_BND), -1)
+            prompt_ids = prompt_ids.expand(len(image_embeds), -1)
         if prompt_ids.shape[1] > 1 and bool((prompt_ids[:, -1] == self.config.text.sep_id).all()):
             prompt_ids = prompt_ids[:, :-1]
-        return generate(decoder, image_embeds_BND, self.begun(prompt_ids), decoding, seeds=seeds)
+        return generate(decoder, image_embeds, self.begun(prompt_ids), decoding, seeds=seeds)
 
     def losses(self, batch: "Batch | Mapping[str, Tensor]", *, negatives: "Negatives | None" = None) -> dict[str, Tensor]:
         """One step's losses by name, `itc` and `itm` for a filter and `lm` (ITG) for a captioner: see `QFormerTraining`.

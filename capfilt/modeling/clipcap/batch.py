@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from capfilt.errors import ContractError
-from capfilt.modeling.batch import Batch, as_batch
+from capfilt.modeling.batch import Batch, as_batch, known_names
 
 EMBEDS = ("embeds", "embed", "image_embeds", "embedding", "prefix", "clip_embedding")
 """Names under which a dictionary may bring embeddings: ours, the line's column, the published code's."""
@@ -37,7 +37,8 @@ def as_embedded(tensors: Mapping[str, Tensor]) -> EmbeddedBatch | Batch:
     Raises:
         ContractError: If there is neither embedding nor picture, or no text.
     """
-    ids_BT = tensors.get("ids", tensors.get("tokens"))
+    tensors = known_names(tensors)
+    ids_BT = tensors.get("ids")
     name = next((name for name in EMBEDS if name in tensors), None)
     if ids_BT is None or (name is None and "pixels" not in tensors):
         found = ", ".join(tensors) or "nothing"

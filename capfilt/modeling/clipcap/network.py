@@ -87,35 +87,35 @@ class ClipCap(nn.Module):
         self.config = self.config.model_copy(update={"image": section, **told})
         return self
 
-    def encode_image(self, pixels_BCHW: Tensor) -> Tensor:
-        """[B, E] as the embedder gives it; what other methods call `embed`. The same numbers may come from a stored column."""
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """[B, E] as the embedder gives it; what other methods call `embeds`. The same numbers may come from a stored column."""
         if self.embedder is None:
             raise CheckpointError(
                 "ClipCap: expected an image side to look at pictures, found none (`image: null`). Give stored embeddings, or "
                 "`with_image_side` the CLIP that made them"
             )
-        embed_BE: Tensor = self.embedder(pixels_BCHW)
-        return embed_BE
+        embeds: Tensor = self.embedder(pixels)
+        return embeds
 
-    def prefix_embeddings(self, embed_BE: Tensor) -> Tensor:
+    def prefix_embeddings(self, embeds: Tensor) -> Tensor:
         """[B, k, W]: what stands before the text."""
-        embed_BE = embed_BE.to(next(self.mapper.parameters()))
+        embeds = embeds.to(next(self.mapper.parameters()))
         if self.config.normalise:
-            embed_BE = F.normalize(embed_BE, dim=-1)
-        prefix_BkW: Tensor = self.mapper(embed_BE)
+            embeds = F.normalize(embeds, dim=-1)
+        prefix_BkW: Tensor = self.mapper(embeds)
         return prefix_BkW
 
-    def text_states(self, ids_BT: Tensor, embed_BE: Tensor) -> Tensor:
+    def text_states(self, ids: Tensor, embeds: Tensor) -> Tensor:
         """[B, k + T, W]: GPT-2's last states of prefix and text."""
-        prefix_BkW = self.prefix_embeddings(embed_BE)
-        return hidden_states(self.text, torch.cat([prefix_BkW, embed_tokens(self.text, ids_BT).to(prefix_BkW)], dim=1))
+        prefix_BkW = self.prefix_embeddings(embeds)
+        return hidden_states(self.text, torch.cat([prefix_BkW, embed_tokens(self.text, ids).to(prefix_BkW)], dim=1))
 
-    def lm_logits(self, ids_BT: Tensor, mask_BT: Tensor | None, embed_BE: Tensor) -> Tensor:
+    def lm_logits(self, ids: Tensor, mask: Tensor | None, embeds: Tensor) -> Tensor:
         """[B, k + T, V]: position k - 1 + t scores token t of the text; those before it score nothing that is learnt.
 
-        `mask_BT` is taken for likeness with other families: padding stands to the right, where no token sees it.
+        `mask` is taken for likeness with other families: padding stands to the right, where no token sees it.
         """
-        return next_token_scores(self.text, self.text_states(ids_BT, embed_BE))
+        return next_token_scores(self.text, self.text_states(ids, embeds))
 
     def losses(self, batch: "Batch | EmbeddedBatch | Mapping[str, Tensor]", *, prompt_length: int = 0) -> dict[str, Tensor]:
         """`lm`: the mean negative log-probability of the texts' tokens (ClipCap section 3.1); the prefix carries no label.
@@ -150,7 +150,7 @@ class ClipCap(nn.Module):
     @torch.inference_mode()
     def generate(
         self,
-        embed_BE: Tensor,
+        embeds: Tensor,
         prompt_ids: Tensor | None,
         decoding: Decoding | Mapping[str, Any],
         *,
@@ -159,14 +159,14 @@ class ClipCap(nn.Module):
         """Captions; see `capfilt.modeling.decoding.generate`. Lengths count the prompt's and the text's tokens, not the prefix.
 
         Args:
-            embed_BE: From `encode_image` or a stored column; or pictures [B, C, H, W].
+            embeds: From `encode_image` or a stored column; or pictures [B, C, H, W].
             prompt_ids: [P] or [B, P]; None or P = 0: the text begins at once, as in the published code.
             decoding: Greedy, beam or nucleus.
             seeds: One list per image, one 64-bit seed per caption wanted. Needed by nucleus.
         """
-        if embed_BE.ndim == 4:
-            embed_BE = self.encode_image(embed_BE)
-        return self.generate_from(self.prefix_embeddings(embed_BE), prompt_ids, decoding, seeds=seeds)
+        if embeds.ndim == 4:
+            embeds = self.encode_image(embeds)
+        return self.generate_from(self.prefix_embeddings(embeds), prompt_ids, decoding, seeds=seeds)
 
     @torch.inference_mode()
     def generate_from(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from capfilt.config.architectures.coca import CocaArchitecture
 from capfilt.config.decoding import Decoding
-from capfilt.modeling.batch import Batch, as_batch
+from capfilt.modeling.batch import Batch, as_batch, known_names
 from capfilt.modeling.coca.decoding import CocaDecoder
 from capfilt.modeling.coca.image import Poolers, image_encoder, mean_feature
 from capfilt.modeling.coca.text import MultimodalText, UnimodalText
@@ -76,9 +76,9 @@ class CoCa(nn.Module):
 
     # ── images ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def image_tokens(self, pixels_BCHW: Tensor) -> Tensor:
+    def image_tokens(self, pixels: Tensor) -> Tensor:
         """[B, N, D], the encoder's tokens before pooling: what a new pooler for a frozen encoder takes (section 3.3)."""
-        tokens_BND: Tensor = self.vision(pixels_BCHW)
+        tokens_BND: Tensor = self.vision(pixels)
         return tokens_BND
 
     def pool(self, tokens_BND: Tensor) -> Tensor:
@@ -89,9 +89,9 @@ class CoCa(nn.Module):
         contrast_BP, caption_BQP = self.poolers(tokens_BND)
         return torch.cat([contrast_BP[:, None], caption_BQP], dim=1)
 
-    def encode_image(self, pixels_BCHW: Tensor) -> Tensor:
+    def encode_image(self, pixels: Tensor) -> Tensor:
         """[B, 1 + Q, P]: what every other method calls `images`."""
-        return self.pool(self.image_tokens(pixels_BCHW))
+        return self.pool(self.image_tokens(pixels))
 
     def pooled_queries(self, images: Tensor) -> Tensor:
         """[B, 1 + Q, P]; pixels are encoded, what is encoded already comes back as it is."""
@@ -121,30 +121,30 @@ class CoCa(nn.Module):
 
     # ── texts ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def encode_text(self, ids_RT: Tensor, mask_RT: Tensor | None = None) -> Tensor:
+    def encode_text(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Unimodal states [R, T, W] of the texts alone, without [CLS] and before any norm: what the second half takes."""
-        states_RTW: Tensor = self.text(ids_RT, self._mask(ids_RT, mask_RT), with_cls=False)[0]
+        states_RTW: Tensor = self.text(ids, self._mask(ids, mask), with_cls=False)[0]
         return states_RTW
 
-    def text_features(self, ids_RT: Tensor, mask_RT: Tensor | None = None) -> Tensor:
+    def text_features(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """[R, E], unit norm, from the learned [CLS] at the end of the text.
 
         With `cls_position: padded` they depend on T: pad to `text.max_positions`, as open_clip does.
         """
-        return self._projected_text(self.text(ids_RT, self._mask(ids_RT, mask_RT))[1])
+        return self._projected_text(self.text(ids, self._mask(ids, mask))[1])
 
-    def joint_features(self, ids_RT: Tensor, mask_RT: Tensor | None, images: Tensor) -> Tensor:
+    def joint_features(self, ids: Tensor, mask: Tensor | None, images: Tensor) -> Tensor:
         """[R, T, W], the decoder's outputs: image and text in one representation, for a new pooler with one query and a
         classifier (section 4.2.3 and appendix B: VQA, entailment, two-image reasoning).
 
         R is a multiple of the images' B, texts image by image.
         """
-        states_RTW: Tensor = self.decoder(self.encode_text(ids_RT, mask_RT), self.decoder.image_kv(self.caption_queries(images)))
+        states_RTW: Tensor = self.decoder(self.encode_text(ids, mask), self.decoder.image_kv(self.caption_queries(images)))
         return states_RTW
 
-    def lm_logits(self, ids_RT: Tensor, mask_RT: Tensor | None, images: Tensor) -> Tensor:
+    def lm_logits(self, ids: Tensor, mask: Tensor | None, images: Tensor) -> Tensor:
         """[R, T, V]: at each position, the scores of the next token. Texts as in `joint_features`."""
-        logits_RTV: Tensor = self.decoder.vocabulary(self.joint_features(ids_RT, mask_RT, images))
+        logits_RTV: Tensor = self.decoder.vocabulary(self.joint_features(ids, mask, images))
         return logits_RTV
 
     @torch.inference_mode()
@@ -191,7 +191,10 @@ class CoCa(nn.Module):
             prompt_length: Tokens at the head of every text that are the prompt, seen but not learnt; position 0 counted.
         """
         if not isinstance(batch, Batch):
-            batch = as_batch({"mask": self._mask(batch["ids"], None), **batch})
+            batch = known_names(batch)
+            batch = as_batch(
+                batch if "mask" in batch or "ids" not in batch else {**batch, "mask": self._mask(batch["ids"], None)}
+            )
         tokens_BND = self.image_tokens(batch.pixels_BCHW)
         contrast_BP, caption_BQP = self.poolers(tokens_BND, contrastive="itc" in names, captioning="lm" in names)
         states_RTW, cls_RW = self.text(batch.ids_BT, batch.mask_BT, with_cls="itc" in names)

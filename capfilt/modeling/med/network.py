@@ -21,6 +21,7 @@ from capfilt.errors import CheckpointError
 from capfilt.modeling.batch import Batch, as_batch
 from capfilt.modeling.decoding import Generated, generate
 from capfilt.modeling.layers import KeysValues, initialise
+from capfilt.modeling.med.static_step import StaticCache, static_steps
 from capfilt.modeling.text import LanguageHead, TextTower
 from capfilt.modeling.vision import VisionTransformer
 
@@ -97,62 +98,56 @@ class MED(nn.Module):
             raise CheckpointError(missing_role("this checkpoint", PARTS[name]))
         return super().__getattr__(name)
 
-    def encode_image(self, pixels_BCHW: Tensor) -> Tensor:
+    def encode_image(self, pixels: Tensor) -> Tensor:
         """[B, N, D], class token first; what every other method calls `image_embeds`."""
-        image_embeds_BND: Tensor = self.vision(pixels_BCHW)
-        return image_embeds_BND
+        image_embeds: Tensor = self.vision(pixels)
+        return image_embeds
 
-    def encode_text(self, ids_RT: Tensor, mask_RT: Tensor) -> Tensor:
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """States [R, T, W] of the texts alone."""
-        states_RTW: Tensor = self.text_encoder(ids_RT, mask_RT)
+        states_RTW: Tensor = self.text_encoder(ids, mask)
         return states_RTW
 
-    def image_features(self, image_embeds_BND: Tensor) -> Tensor:
+    def image_features(self, image_embeds: Tensor) -> Tensor:
         """[B, E], unit norm; its product with `text_features` is the ITC cosine."""
-        return F.normalize(self.image_projection(image_embeds_BND[:, 0]), dim=-1)
+        return F.normalize(self.image_projection(image_embeds[:, 0]), dim=-1)
 
-    def text_features(self, ids_RT: Tensor, mask_RT: Tensor) -> Tensor:
+    def text_features(self, ids: Tensor, mask: Tensor) -> Tensor:
         """[R, E], unit norm."""
-        return F.normalize(self.text_projection(self.text_encoder(ids_RT, mask_RT, first_only=True)[:, 0]), dim=-1)
+        return F.normalize(self.text_projection(self.text_encoder(ids, mask, first_only=True)[:, 0]), dim=-1)
 
-    def itm_logits(
-        self, ids_RT: Tensor, mask_RT: Tensor, image_embeds_BND: Tensor, image_of_text: Tensor | None = None
-    ) -> Tensor:
+    def itm_logits(self, ids: Tensor, mask: Tensor, image_embeds: Tensor, image_of_text: Tensor | None = None) -> Tensor:
         """[R, 2]; the softmax of index 1 is the probability that text and image match (higher is better).
 
         Args:
-            ids_RT: Texts.
-            mask_RT: 1 for tokens.
-            image_embeds_BND: From `encode_image`; keys and values are made once per image.
+            ids: Texts.
+            mask: 1 for tokens.
+            image_embeds: From `encode_image`; keys and values are made once per image.
             image_of_text: [R] index of each text's image. None: R is a multiple of B and texts come image by image, the
                 fastest way since nothing is copied.
         """
-        image_kv = self.text_encoder.image_kv(image_embeds_BND)
+        image_kv = self.text_encoder.image_kv(image_embeds)
         if image_of_text is not None:
-            return self.itm_logits_from(ids_RT, mask_RT, ImagesOfTexts(image_kv, image_of_text))
-        return self.itm_logits_from(ids_RT, mask_RT, image_kv)
+            return self.itm_logits_from(ids, mask, ImagesOfTexts(image_kv, image_of_text))
+        return self.itm_logits_from(ids, mask, image_kv)
 
-    def itm_logits_from(
-        self, ids_RT: Tensor, mask_RT: Tensor, image_kv: Sequence[KeysValues], rows: Tensor | None = None
-    ) -> Tensor:
+    def itm_logits_from(self, ids: Tensor, mask: Tensor, image_kv: Sequence[KeysValues], rows: Tensor | None = None) -> Tensor:
         """As `itm_logits`, from keys and values; `rows` as in `TextTower.forward`."""
         # Position 0 is replaced whatever the caller gave: [ENC], or [CLS] with `itm_position: cls`.
-        ids_RT = with_first(ids_RT, self.config.text.enc_id if self.config.itm_position == "enc" else self.config.text.cls_id)
-        logits_R2: Tensor = self.itm_head(self.text_encoder(ids_RT, mask_RT, image_kv, first_only=True, rows=rows)[:, 0])
+        ids = with_first(ids, self.config.text.enc_id if self.config.itm_position == "enc" else self.config.text.cls_id)
+        logits_R2: Tensor = self.itm_head(self.text_encoder(ids, mask, image_kv, first_only=True, rows=rows)[:, 0])
         return logits_R2
 
-    def lm_logits(self, ids_RT: Tensor, mask_RT: Tensor, image_embeds_BND: Tensor) -> Tensor:
+    def lm_logits(self, ids: Tensor, mask: Tensor, image_embeds: Tensor) -> Tensor:
         """[R, T, V]: at each position, the scores of the next token. Position 0 becomes [DEC] whatever the caller gave."""
-        image_kv = self.text_decoder.image_kv(image_embeds_BND)
-        logits_RTV: Tensor = self.head(
-            self.text_decoder(with_first(ids_RT, self.config.text.dec_id), mask_RT, image_kv, causal=True)
-        )
+        image_kv = self.text_decoder.image_kv(image_embeds)
+        logits_RTV: Tensor = self.head(self.text_decoder(with_first(ids, self.config.text.dec_id), mask, image_kv, causal=True))
         return logits_RTV
 
     @torch.inference_mode()
     def generate(
         self,
-        image_embeds_BND: Tensor,
+        image_embeds: Tensor,
         prompt_ids: Tensor,
         decoding: Decoding | Mapping[str, Any],
         *,
@@ -161,17 +156,17 @@ class MED(nn.Module):
         """Captions of the images; see `capfilt.modeling.decoding.generate`.
 
         Args:
-            image_embeds_BND: From `encode_image`.
+            image_embeds: From `encode_image`.
             prompt_ids: [P] or [B, P], the tokenizer's ids of the prompt; position 0 becomes [DEC], a final [SEP] goes.
             decoding: Greedy, beam or nucleus.
             seeds: One list per image, one 64-bit seed per caption wanted. Needed by nucleus.
         """
         if prompt_ids.ndim == 1:
-            prompt_ids = prompt_ids.expand(len(image_embeds_BND), -1)
+            prompt_ids = prompt_ids.expand(len(image_embeds), -1)
         if prompt_ids.shape[1] > 1 and bool((prompt_ids[:, -1] == self.config.text.sep_id).all()):
             prompt_ids = prompt_ids[:, :-1]
         prompt_ids = with_first(prompt_ids, self.config.text.dec_id)
-        return generate(MedDecoder(self), image_embeds_BND, prompt_ids, decoding, seeds=seeds)
+        return generate(MedDecoder(self), image_embeds, prompt_ids, decoding, seeds=seeds)
 
     def losses(
         self, batch: "Batch | Mapping[str, Tensor]", *, alpha: float | None = None, negatives: "Negatives | None" = None
@@ -272,13 +267,17 @@ class MedCache:
 class MedDecoder:
     """MED as the decoding engine sees it (`capfilt.modeling.decoding.Decoder`)."""
 
-    def __init__(self, model: MED) -> None:
+    def __init__(self, model: MED, *, static: bool | None = None) -> None:
+        """`static`: steps of fixed shapes, captured as CUDA graphs on a GPU (`static_step`); None: on a GPU."""
         self.model = model
+        self.static = static
         self.eos_id = model.config.text.sep_id
         self.pad_id = model.config.text.pad_id
         self.longest = model.config.text.max_positions
 
-    def start(self, image_embeds_BND: Tensor, prompt_BP: Tensor, rows_per_image: int, max_length: int) -> tuple[Tensor, MedCache]:
+    def start(
+        self, image_embeds_BND: Tensor, prompt_BP: Tensor, rows_per_image: int, max_length: int
+    ) -> tuple[Tensor, MedCache | StaticCache]:
         """Scores of the first new token per IMAGE, [B, V], and the cache for B * rows_per_image rows.
 
         The prompt is the same for all rows of an image, so it runs once per image.
@@ -289,13 +288,24 @@ class MedDecoder:
         shape = (images, text.heads, max_length, text.width // text.heads)
         prompt_own = [(image_embeds_BND.new_empty(shape), image_embeds_BND.new_empty(shape)) for _ in range(text.layers)]
         states = model.text_decoder.step(prompt_BP, image_kv, prompt_own, 0)
+        scores_BV: Tensor = model.head(states[:, -1])
+        if self.static or (self.static is None and image_embeds_BND.is_cuda):
+            steps = static_steps(model, model.text_decoder, model.head, text)
+            step = steps.start(images, rows_per_image, max_length, image_embeds_BND.shape[1], prompt_own[0][0])
+            for (k, v), (k_, v_), (own_k, own_v), (k__, v__) in zip(step.image_kv, image_kv, step.own, prompt_own, strict=True):
+                k.copy_(k_), v.copy_(v_)
+                own_k[:, :, :length] = k__[:, :, :length].repeat_interleave(rows_per_image, 0)
+                own_v[:, :, :length] = v__[:, :, :length].repeat_interleave(rows_per_image, 0)
+            return scores_BV, StaticCache(steps, step, length)
         own = [(k.repeat_interleave(rows_per_image, 0), v.repeat_interleave(rows_per_image, 0)) for k, v in prompt_own]
         cache = MedCache(image_kv, own)
         cache.length = length
-        return model.head(states[:, -1]), cache
+        return scores_BV, cache
 
-    def step(self, ids_R: Tensor, cache: MedCache) -> Tensor:
+    def step(self, ids_R: Tensor, cache: MedCache | StaticCache) -> Tensor:
         """Scores [R, V] of the token after `ids_R`."""
+        if isinstance(cache, StaticCache):
+            return cache.run(ids_R)
         states = self.model.text_decoder.step(ids_R[:, None], cache.image_kv, cache.own, cache.length)
         cache.length += 1
         scores_RV: Tensor = self.model.head(states[:, 0])

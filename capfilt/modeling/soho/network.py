@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from capfilt.config.architecture import TextConfig
 from capfilt.config.architectures.soho import SohoArchitecture
-from capfilt.modeling.batch import Batch
+from capfilt.modeling.batch import Batch, as_batch, known_names
 from capfilt.modeling.layers import initialise
 from capfilt.modeling.soho.dictionary import VisualEmbedding, visible_positions
 from capfilt.modeling.soho.resnet import ResNet
@@ -115,40 +115,40 @@ class SOHO(nn.Module):
 
     # ── pictures ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def visual_features(self, pixels_BCXY: Tensor) -> Tensor:
+    def visual_features(self, pixels: Tensor) -> Tensor:
         """[B, D, H, W]: trunk, 2x2 max pooling and 1x1 convolution; the v of SOHO section 3.1."""
-        return self.visual.features(self.trunk(pixels_BCXY))
+        return self.visual.features(self.trunk(pixels))
 
-    def grid(self, pixels_BCXY: Tensor) -> tuple[int, int]:
+    def grid(self, pixels: Tensor) -> tuple[int, int]:
         """H and W of the features of such pictures."""
-        height, width = (-(-side // self.config.image.stride) // 2 for side in pixels_BCXY.shape[-2:])
+        height, width = (-(-side // self.config.image.stride) // 2 for side in pixels.shape[-2:])
         return height, width
 
-    def visible(self, pixels_BCXY: Tensor, sizes_B2: Tensor | None) -> Tensor:
+    def visible(self, pixels: Tensor, sizes_B2: Tensor | None) -> Tensor:
         """bool [B, H, W]: positions that are no padding, from each picture's height and width in pixels; None: all."""
-        canvas = (pixels_BCXY.shape[-2], pixels_BCXY.shape[-1])
+        canvas = (pixels.shape[-2], pixels.shape[-1])
         if sizes_B2 is None:
-            sizes_B2 = torch.tensor([canvas], device=pixels_BCXY.device).expand(len(pixels_BCXY), -1)
-        return visible_positions(sizes_B2.to(pixels_BCXY.device), canvas, self.grid(pixels_BCXY))
+            sizes_B2 = torch.tensor([canvas], device=pixels.device).expand(len(pixels), -1)
+        return visible_positions(sizes_B2.to(pixels.device), canvas, self.grid(pixels))
 
-    def dictionary_indices(self, features_BDHW: Tensor) -> Tensor:
+    def dictionary_indices(self, features: Tensor) -> Tensor:
         """[B, N] int64: the code nearest to each feature by L2 (SOHO section 3.2)."""
-        return self.visual.dictionary.indices(self.visual.looked_up(features_BDHW)).view(len(features_BDHW), -1)
+        return self.visual.dictionary.indices(self.visual.looked_up(features)).view(len(features), -1)
 
-    def update_dictionary(self, features_BDHW: Tensor, indices_BN: Tensor | None = None) -> None:
+    def update_dictionary(self, features: Tensor, indices: Tensor | None = None) -> None:
         """Move the codes by one batch (SOHO section 3.2; `config.dictionary.update` says how). No gradient.
 
-        `indices_BN`: from `dictionary_indices`; None asks it.
+        `indices`: from `dictionary_indices`; None asks it.
         """
-        if indices_BN is None:
-            indices_BN = self.dictionary_indices(features_BDHW)
+        if indices is None:
+            indices = self.dictionary_indices(features)
         with torch.no_grad():
-            self.visual.dictionary.update(self.visual.looked_up(features_BDHW), indices_BN.flatten())
+            self.visual.dictionary.update(self.visual.looked_up(features), indices.flatten())
 
     def visual_tokens(
         self,
-        features_BDHW: Tensor,
-        indices_BN: Tensor | None = None,
+        features: Tensor,
+        indices: Tensor | None = None,
         *,
         visible_BHW: Tensor | None = None,
         masked_BN: Tensor | None = None,
@@ -156,36 +156,36 @@ class SOHO(nn.Module):
         """[B, N, D]: what the transformer reads of a picture.
 
         Args:
-            features_BDHW: From `visual_features`.
-            indices_BN: Their codes; None looks them up. The codes' values are those the dictionary has now.
+            features: From `visual_features`.
+            indices: Their codes; None looks them up. The codes' values are those the dictionary has now.
             visible_BHW: See the class.
             masked_BN: True where the mask takes the token's place; its position stays known.
         """
-        looked_up_MD = self.visual.looked_up(features_BDHW)
-        if indices_BN is None:
-            indices_BN = self.visual.dictionary.indices(looked_up_MD)
+        looked_up_MD = self.visual.looked_up(features)
+        if indices is None:
+            indices = self.visual.dictionary.indices(looked_up_MD)
         if visible_BHW is None:
-            visible_BHW = features_BDHW.new_ones(features_BDHW.shape[0], *features_BDHW.shape[2:], dtype=torch.bool)
-        mixed_BND = self.visual(features_BDHW, looked_up_MD, indices_BN.flatten())
+            visible_BHW = features.new_ones(features.shape[0], *features.shape[2:], dtype=torch.bool)
+        mixed_BND = self.visual(features, looked_up_MD, indices.flatten())
         return self.visual.place(mixed_BND, visible_BHW, masked_BN)
 
-    def encode_image(self, pixels_BCXY: Tensor, visible_BHW: Tensor | None = None) -> Tensor:
+    def encode_image(self, pixels: Tensor, visible_BHW: Tensor | None = None) -> Tensor:
         """[B, N, D]: visual tokens, nothing masked; what the methods below call `image_embeds`."""
-        return self.visual_tokens(self.visual_features(pixels_BCXY), visible_BHW=visible_BHW)
+        return self.visual_tokens(self.visual_features(pixels), visible_BHW=visible_BHW)
 
-    def image_features(self, features_BDHW: Tensor, visible_BHW: Tensor | None = None) -> Tensor:
+    def image_features(self, features: Tensor, visible_BHW: Tensor | None = None) -> Tensor:
         """[B, D], unit norm: the mean feature, which no text has a part in. For comparing pictures with pictures."""
         if visible_BHW is None:
-            return F.normalize(features_BDHW.mean((2, 3)), dim=-1)
-        return F.normalize((features_BDHW * visible_BHW[:, None]).sum((2, 3)), dim=-1)
+            return F.normalize(features.mean((2, 3)), dim=-1)
+        return F.normalize((features * visible_BHW[:, None]).sum((2, 3)), dim=-1)
 
     # ── pictures and texts ──────────────────────────────────────────────────────────────────────────────────
 
     def states(
         self,
-        ids_RT: Tensor,
-        mask_RT: Tensor,
-        image_embeds_BND: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        image_embeds: Tensor,
         image_of_text: Tensor | None = None,
         *,
         visible_BHW: Tensor | None = None,
@@ -194,64 +194,64 @@ class SOHO(nn.Module):
         """[R, S, D]: joint states of texts, each with a picture; the text's come first. [R, 1, D] with `first_only`.
 
         Args:
-            ids_RT: Texts.
-            mask_RT: 1 for tokens.
-            image_embeds_BND: From `encode_image` or `visual_tokens`.
+            ids: Texts.
+            mask: 1 for tokens.
+            image_embeds: From `encode_image` or `visual_tokens`.
             image_of_text: [R] index of each text's image. None: R is a multiple of B and texts come image by image.
             visible_BHW: See the class.
             first_only: Position 0 alone.
         """
-        rows, images = len(ids_RT), len(image_embeds_BND)
+        rows, images = len(ids), len(image_embeds)
         if visible_BHW is None:
-            visible_BN = mask_RT.new_ones(image_embeds_BND.shape[:2])
+            visible_BN = mask.new_ones(image_embeds.shape[:2])
         else:
             visible_BN = visible_BHW.flatten(1)
         if image_of_text is None and rows != images:
-            image_of_text = torch.arange(images, device=ids_RT.device).repeat_interleave(rows // images)
+            image_of_text = torch.arange(images, device=ids.device).repeat_interleave(rows // images)
         if image_of_text is not None:
-            image_embeds_BND, visible_BN = image_embeds_BND[image_of_text], visible_BN[image_of_text]
-        found: Tensor = self.transformer(ids_RT, mask_RT, image_embeds_BND, visible_BN, first_only=first_only)
+            image_embeds, visible_BN = image_embeds[image_of_text], visible_BN[image_of_text]
+        found: Tensor = self.transformer(ids, mask, image_embeds, visible_BN, first_only=first_only)
         return found
 
     def itm_logits(
         self,
-        ids_RT: Tensor,
-        mask_RT: Tensor,
-        image_embeds_BND: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        image_embeds: Tensor,
         image_of_text: Tensor | None = None,
         *,
         visible_BHW: Tensor | None = None,
     ) -> Tensor:
         """[R, 2]; the softmax of index 1 is the probability that text and image match. Arguments as in `states`."""
-        found = self.states(ids_RT, mask_RT, image_embeds_BND, image_of_text, visible_BHW=visible_BHW, first_only=True)
+        found = self.states(ids, mask, image_embeds, image_of_text, visible_BHW=visible_BHW, first_only=True)
         return self.match(found[:, 0])
 
     def mlm_logits(
         self,
-        ids_RT: Tensor,
-        mask_RT: Tensor,
-        image_embeds_BND: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        image_embeds: Tensor,
         image_of_text: Tensor | None = None,
         *,
         visible_BHW: Tensor | None = None,
     ) -> Tensor:
         """[R, T, V]: scores of the word at each position. Arguments as in `states`."""
-        found = self.states(ids_RT, mask_RT, image_embeds_BND, image_of_text, visible_BHW=visible_BHW)
-        return self.words(found[:, : ids_RT.shape[1]])
+        found = self.states(ids, mask, image_embeds, image_of_text, visible_BHW=visible_BHW)
+        return self.words(found[:, : ids.shape[1]])
 
     def mvm_logits(
         self,
-        ids_RT: Tensor,
-        mask_RT: Tensor,
-        image_embeds_BND: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        image_embeds: Tensor,
         image_of_text: Tensor | None = None,
         *,
         visible_BHW: Tensor | None = None,
     ) -> Tensor:
-        """[R, N, K]: scores of the code at each position of the picture. Arguments as in `states`; `image_embeds_BND` is usually
+        """[R, N, K]: scores of the code at each position of the picture. Arguments as in `states`; `image_embeds` is usually
         from `visual_tokens` with something masked."""
-        found = self.states(ids_RT, mask_RT, image_embeds_BND, image_of_text, visible_BHW=visible_BHW)
-        return self.codes(found[:, ids_RT.shape[1] :])
+        found = self.states(ids, mask, image_embeds, image_of_text, visible_BHW=visible_BHW)
+        return self.codes(found[:, ids.shape[1] :])
 
     def match(self, states_D: Tensor) -> Tensor:
         """[..., D] of position 0 -> [..., 2]."""
@@ -298,8 +298,6 @@ def parts_of(batch: Batch | Mapping[str, Tensor]) -> tuple[Tensor, Batch, Tensor
     """Pixels, the batch as a Batch, and sizes where it has them; without `image_ids` every pair is an image of its own."""
     if isinstance(batch, Batch):
         return batch.pixels_BCHW, batch, None
-    ids_BT = batch["ids"]
-    image_ids_B = batch.get("image_ids")
-    if image_ids_B is None:
-        image_ids_B = torch.arange(len(ids_BT), device=ids_BT.device)
-    return batch["pixels"], Batch(batch["pixels"], ids_BT, batch["mask"], image_ids_B.flatten()), batch.get("sizes")
+    batch = known_names(batch)
+    made = as_batch(batch)
+    return made.pixels_BCHW, made, batch.get("sizes")

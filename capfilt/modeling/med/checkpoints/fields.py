@@ -3,6 +3,7 @@
 Knows nothing of tensors.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,27 @@ _SECTIONS = {  # BLIP's and transformers' names of their parts
 _FLAT_IMAGE = ("image_size", "img_size", "patch_size", "depth", "num_heads", "mlp_ratio", "drop_path_rate")
 _VIT = {"base": 12, "large": 16}
 """Heads of BLIP's two image encoders."""
-_WITHOUT_EFFECT = ("vit_grad_ckpt", "vit_ckpt_layer", "negative_all_rank", "prompt", "vision_width", "encoder_width")
+_BERT = {"cls_id": 101, "sep_id": 102}
+_SMALL_INSTEAD = {"cls_id": 1, "sep_id": 2}
+"""What a vocabulary that is too small for BERT's ids has where nobody says more."""
+_WITHOUT_EFFECT = (
+    "vit_grad_ckpt",
+    "vit_ckpt_layer",
+    "negative_all_rank",
+    "prompt",
+    "vision_width",
+    "encoder_width",
+    "architectures",
+    "model_type",
+    "initializer_range",
+    "type_vocab_size",
+    "add_cross_attention",
+    "is_decoder",
+    "use_cache",
+    "position_embedding_type",
+    "transformers_version",
+)
+"""What BLIP's files say and no weight or score depends on."""
 
 
 def architecture_fields(
@@ -84,6 +105,14 @@ def architecture_fields(
                 f"{fields[section]['width']} does not say it (BLIP: heads of 64). Give {section}: {{heads: ...}}"
             )
     fields["text"] |= {key: value for key, value in certain.items() if key != "queue_size"}
+    if fields["text"]["vocab_size"] <= max(_BERT.values()):  # no BERT's; tests have such ones
+        fields["text"] = _SMALL_INSTEAD | fields["text"]
+        if not {"cls_id", "sep_id"} <= set(told.get("text", {})):
+            warnings.warn(
+                f"{source}: a vocabulary of {fields['text']['vocab_size']} has no [CLS] 101 and [SEP] 102; "
+                f"taken are {fields['text']['cls_id']} and {fields['text']['sep_id']}. Give text: {{cls_id: ..., sep_id: ...}}",
+                stacklevel=2,
+            )
     fields |= {key: value for key, value in certain.items() if key == "queue_size"}
     fields["roles"] = [role for role in roles if role in told.get("roles", roles)]
     return architecture_from(fields, MedArchitecture, source)
@@ -93,7 +122,7 @@ def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"image": {}, "text": {}}
     for key, value in config.items():
         if key in ("image", "text"):
-            told[key] |= value
+            told[key] |= _in_our_words(value, _IMAGE if key == "image" else _TEXT)
         elif key in _SECTIONS or (key == "vit" and isinstance(value, Mapping)):
             section, words = _SECTIONS.get(key, ("image", _IMAGE))
             content = read_fields(Path(value)) if isinstance(value, str | Path) else value
@@ -109,3 +138,10 @@ def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
         elif key not in _WITHOUT_EFFECT:
             told[key] = value
     return told
+
+
+def _in_our_words(section: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
+    """Our own fields as they are, BLIP's translated."""
+    theirs = {key: value for key, value in section.items() if key in words and key != words[key]}
+    ours = {key: value for key, value in section.items() if key not in theirs and key not in _WITHOUT_EFFECT}
+    return renamed(theirs, words) | ours
