@@ -27,7 +27,7 @@ class Ahead:
         self._count = count
         self._device = device
         self._thread = ThreadPoolExecutor(1) if looks_ahead or (looks_ahead is None and device.type == "cuda") else None
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._next: tuple[Asked, Future[Tensor]] | None = None
 
     def __enter__(self) -> "Ahead":

@@ -60,7 +60,7 @@ class StaticStep:
 
     def _capture(self) -> None:
         """Warm up beside the current stream, then record. A run may be repeated: it writes the same again."""
-        beside = torch.cuda.Stream()
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(WARM_UPS):
