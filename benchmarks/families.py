@@ -117,7 +117,8 @@ def measure(arguments: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(1)
-    known = [name for name in FAMILIES if (arguments.out / name / "pretrained").exists()]
+    asked = arguments.families or FAMILIES
+    known = [name for name in asked if all((arguments.out / name / role).exists() for role in _roles(name))]
     truth, pictures, web_texts = _pictures(arguments.out / "world", arguments.judged)
     table: dict[str, Any] = {name: _held_out(name, arguments) for name in known}
     written: dict[str, list[str]] = {}
@@ -131,7 +132,7 @@ def measure(arguments: argparse.Namespace) -> None:
         if not (arguments.out / name / "filter").exists():
             continue
         texts = [[web, *(written[other][i] for other in written)] for i, web in enumerate(web_texts)]
-        scores_NT, table[name]["filtered_per_cpu_s"] = _scored(arguments.out / name / "filter", name, pictures, texts)
+        scores_NT, table[name]["filtered_per_cpu_s"] = _scored(arguments.out / name / "filter", pictures, texts)
         is_true = [known_of.is_true(text) for known_of, text in zip(truth, web_texts, strict=True)]
         table[name]["roc_auc_web"], _ = _missed(scores_NT[:, 0], is_true)
         for column, other in enumerate(written, start=1):
@@ -148,6 +149,7 @@ def measure(arguments: argparse.Namespace) -> None:
             "finetune_steps": arguments.finetune_steps,
             "seed": arguments.seed,
             "judged_pictures": len(pictures),
+            "heldout_pictures": arguments.heldout,
             "kept_true": KEPT_TRUE,
         },
         "families": table,
@@ -159,6 +161,10 @@ def measure(arguments: argparse.Namespace) -> None:
 
 KEPT_TRUE = 0.9
 """Share of the true synthetic texts that each filter's threshold keeps, so that filters with other scores can be compared."""
+
+
+def _roles(name: str) -> list[str]:
+    return ["pretrained", *(role for role in ("captioner", "filter") if role in FAMILIES[name])]
 
 
 def _pictures(world: Path, count: int) -> tuple[list[Any], list[Any], list[str]]:
@@ -180,16 +186,22 @@ def _pictures(world: Path, count: int) -> tuple[list[Any], list[Any], list[str]]
 
 def _held_out(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Recall of the pre-trained network, CIDEr-D and truth of the captioner, on held-out pairs; and what training cost."""
+    import pyarrow.parquet as pq
+
     from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, RetrievalConfig
     from capfilt.evaluation import evaluate
     from capfilt.modeling.families import load_network
 
     own, miniweb = FAMILIES[name], arguments.out / "world" / "miniweb"
     has_ranks = "filter" in own
+    heldout = arguments.out / "heldout.parquet"
+    pq.write_table(pq.read_table(miniweb / "heldout.parquet").slice(0, arguments.heldout), heldout)
     asked = EvaluateConfig(
-        heldout=str(miniweb / "heldout.parquet"),
+        heldout=str(heldout),
         truth=str(miniweb / "truth.parquet"),
-        retrieval=RetrievalConfig(model="filter", rerank_top_k=16 if "itm" in own["filter"] else 0) if has_ranks else None,
+        retrieval=RetrievalConfig(model="filter", rerank_top_k=16 if {"itc", "itm"} <= set(own["filter"]) else 0)
+        if has_ranks
+        else None,
         captioning=CaptioningConfig(measures=["cider_d", "exact_scene"], decode=BEAM) if "captioner" in own else None,
     )
     models = {role: arguments.out / name / role for role in ("captioner", "filter")}
@@ -225,23 +237,22 @@ def _written(folder: Path, name: str, pictures: list[Any]) -> tuple[list[str], f
     from capfilt.config.round import CaptionConfig
     from capfilt.identity import row_seed
 
-    asked = {"captioner": {"kind": name, "checkpoint": str(folder)}, "prompt": PROMPT, "decode": NUCLEUS}
-    captioner = build_captioner(CaptionConfig.model_validate(asked), trained=None, device="cpu")
+    asked = {"captioner": {"kind": "trained"}, "prompt": PROMPT, "decode": NUCLEUS}
+    captioner = build_captioner(CaptionConfig.model_validate(asked), trained=str(folder), device="cpu")
     seeds = [[row_seed(0, 0, "caption", name, str(i), 0)] for i in range(len(pictures))]
     started = time.process_time()
     texts = [texts[0].text for texts in captioner.caption(pictures, seeds=seeds)]
     return texts, len(pictures) / (time.process_time() - started)
 
 
-def _scored(folder: Path, name: str, pictures: list[Any], texts: list[list[str]]) -> tuple[Any, float]:
+def _scored(folder: Path, pictures: list[Any], texts: list[list[str]]) -> tuple[Any, float]:
     """Scores [pictures, texts], ITM where the family has it, else the cosine; and pictures per CPU second with one text each."""
     import numpy as np
 
     from capfilt.config.round import FilterConfig
     from capfilt.filters import build_filter
 
-    asked = {"filter": {"kind": name, "checkpoint": str(folder)}}
-    scorer = build_filter(FilterConfig.model_validate(asked), trained=None, device="cpu")
+    scorer = build_filter(FilterConfig.model_validate({"filter": {"kind": "trained"}}), trained=str(folder), device="cpu")
     started = time.process_time()
     scorer.score(pictures, [own[:1] for own in texts])
     rate = len(pictures) / (time.process_time() - started)
@@ -294,6 +305,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--lr", type=float, default=0.0014)
     parser.add_argument("--judged", type=int, default=600, help="pictures that are captioned and filtered")
+    parser.add_argument("--heldout", type=int, default=200, help="held-out pictures; a SOHO ranks them by ITM of every pair")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.what == "world":

@@ -15,8 +15,10 @@ from capfilt.captioners.med import MedCaptioner
 from capfilt.config.architecture import Architecture
 from capfilt.config.decoding import Beam, Decoding
 from capfilt.filters.base import Float32Array
+from capfilt.filters.families import filter_of
 from capfilt.filters.med import MedFilter
 from capfilt.identity import row_seed
+from capfilt.modeling.families import load_inference
 from capfilt.modeling.inference import Inference
 from capfilt.modeling.med.checkpoints.find import is_checkpoint_name
 
@@ -33,7 +35,7 @@ class Model:
 
     @cached_property
     def _filter(self) -> MedFilter:
-        return MedFilter(self._network)
+        return filter_of(self._network)
 
     @property
     def architecture(self) -> Architecture:
@@ -97,7 +99,7 @@ def load_model(
         ConfigError: If an architecture comes without a vocabulary, or a GPU is asked for where there is none.
     """
     if isinstance(source, str | Path) and is_checkpoint_name(source):
-        return Model(Inference.load(str(source), batch_size=batch_size, dtype=dtype, device=device, vocabulary=vocabulary))
+        return Model(load_inference(str(source), batch_size=batch_size, dtype=dtype, device=device, vocabulary=vocabulary))
     return Model(_fresh(source, device=device, dtype=dtype, batch_size=batch_size, vocabulary=vocabulary, seed=seed))
 
 

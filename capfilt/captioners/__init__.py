@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import assert_never
 
 from capfilt.captioners.base import Caption, Captioner
-from capfilt.config.round import CaptionConfig, CustomModel, MedModel, TrainedModel
+from capfilt.config.round import Blip2Model, CaptionConfig, ClipCapModel, CocaModel, CustomModel, MedModel, TrainedModel
 from capfilt.errors import ConfigError
 
 __all__ = ["Caption", "Captioner", "build_captioner"]
@@ -18,25 +18,35 @@ def build_captioner(config: CaptionConfig, *, trained: str | None, device: str) 
                 raise ConfigError(
                     "caption.captioner is `kind: trained`; expected a model trained by this run, found none. Train one first"
                 )
-            from capfilt.captioners.families import load_captioner
-
-            return load_captioner(
-                trained,
-                prompt=config.prompt,
-                decode=config.decode,
-                batch_size=config.batch_size,
-                dtype=config.dtype,
-                device=device,
-                pixels=config.pixels,
-            )
+            return _of_family(config, trained, device)
         case MedModel(checkpoint=checkpoint):
             return _med(config, checkpoint, device)
+        case CocaModel(kind=kind, checkpoint=checkpoint) | Blip2Model(kind=kind, checkpoint=checkpoint):
+            return _of_family(config, checkpoint, device, kind)
+        case ClipCapModel(kind=kind, checkpoint=checkpoint):
+            return _of_family(config, checkpoint, device, kind)
         case CustomModel(target=target, options=options):
             module, name = target.split(":")
             built: Captioner = getattr(import_module(module), name)(**options)
             return built
         case _ as unreachable:
             assert_never(unreachable)
+
+
+def _of_family(config: CaptionConfig, checkpoint: str, device: str, kind: str | None = None) -> Captioner:
+    """`kind`: what the folder must hold; None takes any family."""
+    from capfilt.captioners.families import load_captioner
+
+    return load_captioner(
+        checkpoint,
+        kind=kind,
+        prompt=config.prompt,
+        decode=config.decode,
+        batch_size=config.batch_size,
+        dtype=config.dtype,
+        device=device,
+        pixels=config.pixels,
+    )
 
 
 def _med(config: CaptionConfig, checkpoint: str, device: str) -> Captioner:

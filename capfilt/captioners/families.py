@@ -14,6 +14,7 @@ from capfilt.modeling.families import load_inference
 def load_captioner(
     checkpoint: str,
     *,
+    kind: str | None = None,
     prompt: str,
     decode: Decoding,
     batch_size: int,
@@ -21,10 +22,10 @@ def load_captioner(
     device: str,
     pixels: Pixels = "exact",
 ) -> MedCaptioner:
-    """Arguments as of `MedCaptioner.load`.
+    """Arguments as of `MedCaptioner.load`; `kind` is the family that the folder must hold, None takes any.
 
     Raises:
         CheckpointError: If there is no such model, or it writes no captions.
     """
-    network = load_inference(checkpoint, batch_size=batch_size, dtype=dtype, device=device, pixels=pixels)
+    network = load_inference(checkpoint, kind=kind, batch_size=batch_size, dtype=dtype, device=device, pixels=pixels)
     return MedCaptioner(network, prompt=prompt, decode=decode)

@@ -13,7 +13,7 @@ from capfilt.config.evaluate import EvaluateConfig
 from capfilt.config.machine import ReportConfig, Resources
 from capfilt.config.miniweb import MiniwebConfig
 from capfilt.config.read import ReadConfig
-from capfilt.config.round import CaptionConfig, DedupConfig, FilterConfig, MedModel, SelectConfig, TrainedModel, WriteConfig
+from capfilt.config.round import CaptionConfig, DedupConfig, FilterConfig, NamedModel, SelectConfig, TrainedModel, WriteConfig
 from capfilt.config.screen import ScreenConfig
 from capfilt.config.train import ROLES, FinetuneConfig, PretrainConfig
 
@@ -131,7 +131,9 @@ class Pipeline(Section):
             self.screen.require_columns(self.read.keep_columns)
         captioner = self.caption.captioner if self.caption else None
         scorer = self.filter.filter if self.filter else None
-        is_same = isinstance(captioner, MedModel) and isinstance(scorer, MedModel) and captioner.checkpoint == scorer.checkpoint
+        is_same = (
+            isinstance(captioner, NamedModel) and isinstance(scorer, NamedModel) and captioner.checkpoint == scorer.checkpoint
+        )
         if is_same and self.filter is not None and not self.filter.allow_shared_weights:
             raise ValueError(
                 f"captioner and filter are the same weights ({getattr(captioner, 'checkpoint', '')}); a filter overlooks the "

@@ -14,11 +14,40 @@ class TrainedModel(Section):
     kind: Literal["trained"]
 
 
-class MedModel(Section):
+class NamedModel(Section):
+    """A checkpoint of the user's own."""
+
+    checkpoint: str  # a folder or a hub name
+
+
+class MedModel(NamedModel):
     """A MED checkpoint: a folder or a hub name."""
 
     kind: Literal["med"]
-    checkpoint: str
+
+
+class CocaModel(NamedModel):
+    """A CoCa: a folder that was trained here."""
+
+    kind: Literal["coca"]
+
+
+class Blip2Model(NamedModel):
+    """A BLIP-2: a folder that was trained here. Its language model, where it has one, captions."""
+
+    kind: Literal["blip2"]
+
+
+class ClipCapModel(NamedModel):
+    """A ClipCap with an image side: a folder that was trained here."""
+
+    kind: Literal["clipcap"]
+
+
+class SohoModel(NamedModel):
+    """A SOHO: a folder that was trained here."""
+
+    kind: Literal["soho"]
 
 
 class CustomModel(Section):
@@ -29,8 +58,12 @@ class CustomModel(Section):
     options: dict[str, str | int | float | bool | None] = {}
 
 
-CaptionerConfig = Annotated[TrainedModel | MedModel | CustomModel, Field(discriminator="kind")]
-FilterModelConfig = Annotated[TrainedModel | MedModel | CustomModel, Field(discriminator="kind")]
+CaptionerConfig = Annotated[
+    TrainedModel | MedModel | CocaModel | Blip2Model | ClipCapModel | CustomModel, Field(discriminator="kind")
+]
+FilterModelConfig = Annotated[
+    TrainedModel | MedModel | CocaModel | Blip2Model | SohoModel | CustomModel, Field(discriminator="kind")
+]
 Dtype = Literal["float32", "bfloat16"]
 Pixels = Literal["exact", "fast"]
 

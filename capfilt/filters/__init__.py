@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import assert_never
 
-from capfilt.config.round import CustomModel, FilterConfig, MedModel, TrainedModel
+from capfilt.config.round import Blip2Model, CocaModel, CustomModel, FilterConfig, MedModel, SohoModel, TrainedModel
 from capfilt.errors import ConfigError
 from capfilt.filters.base import Embedder, Filter, Scores
 
@@ -18,17 +18,28 @@ def build_filter(config: FilterConfig, *, trained: str | None, device: str) -> F
                 raise ConfigError(
                     "filter.filter is `kind: trained`; expected a model trained by this run, found none. Train one first"
                 )
-            from capfilt.filters.families import load_filter
-
-            return load_filter(trained, batch_size=config.batch_size, dtype=config.dtype, device=device, pixels=config.pixels)
+            return _of_family(config, trained, device)
         case MedModel(checkpoint=checkpoint):
             return _med(config, checkpoint, device)
+        case CocaModel(kind=kind, checkpoint=checkpoint) | Blip2Model(kind=kind, checkpoint=checkpoint):
+            return _of_family(config, checkpoint, device, kind)
+        case SohoModel(kind=kind, checkpoint=checkpoint):
+            return _of_family(config, checkpoint, device, kind)
         case CustomModel(target=target, options=options):
             module, name = target.split(":")
             built: Filter = getattr(import_module(module), name)(**options)
             return built
         case _ as unreachable:
             assert_never(unreachable)
+
+
+def _of_family(config: FilterConfig, checkpoint: str, device: str, kind: str | None = None) -> Filter:
+    """`kind`: what the folder must hold; None takes any family."""
+    from capfilt.filters.families import load_filter
+
+    return load_filter(
+        checkpoint, kind=kind, batch_size=config.batch_size, dtype=config.dtype, device=device, pixels=config.pixels
+    )
 
 
 def _med(config: FilterConfig, checkpoint: str, device: str) -> Filter:

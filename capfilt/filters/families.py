@@ -23,6 +23,7 @@ from capfilt.filters.med import MedFilter
 from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.coca.network import CoCa
 from capfilt.modeling.families import load_inference
+from capfilt.modeling.inference import Inference
 from capfilt.modeling.soho.network import SOHO
 
 Table = list[list[float]]
@@ -31,17 +32,23 @@ Table = list[list[float]]
 def load_filter(
     checkpoint: str,
     *,
+    kind: str | None = None,
     batch_size: int,
     dtype: Literal["float32", "bfloat16"],
     device: str,
     pixels: Pixels = "exact",
 ) -> MedFilter:
-    """Arguments as of `MedFilter.load`.
+    """Arguments as of `MedFilter.load`; `kind` is the family that the folder must hold, None takes any.
 
     Raises:
         CheckpointError: If there is no such model, or it scores nothing.
     """
-    network = load_inference(checkpoint, batch_size=batch_size, dtype=dtype, device=device, pixels=pixels)
+    network = load_inference(checkpoint, kind=kind, batch_size=batch_size, dtype=dtype, device=device, pixels=pixels)
+    return filter_of(network)
+
+
+def filter_of(network: Inference) -> MedFilter:
+    """The filter that a network is, by its family."""
     model: Any = network.model
     if isinstance(model, QFormer):
         return Blip2Filter(network)

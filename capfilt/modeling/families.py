@@ -70,7 +70,7 @@ def save_network(folder: Path | str, loaded: Loaded) -> None:
     save_model(folder, cast(Any, loaded.model), cast(Any, loaded.architecture), cast(Any, loaded.tokenizer))
 
 
-def load_network(source: Path | str) -> Loaded:
+def load_network(source: Path | str, *, vocabulary: Path | str | None = None) -> Loaded:
     """What `save_network` wrote, or any MED that `weights.load_model` takes; on the CPU, in evaluation mode.
 
     Raises:
@@ -78,7 +78,7 @@ def load_network(source: Path | str) -> Loaded:
     """
     folder = find_checkpoint(source)
     if not (folder / ARCHITECTURE).is_file() or not (folder / WEIGHTS).is_file():
-        med = load_model(source)
+        med = load_model(source, vocabulary=vocabulary)
         return Loaded(med.model, med.architecture, med.tokenizer)
     architecture = load_any_architecture(folder / ARCHITECTURE)
     model = build_network(architecture)
@@ -104,13 +104,23 @@ def image_side(architecture: AnyArchitecture) -> int:
 def load_inference(
     folder: str,
     *,
+    kind: str | None = None,
     batch_size: int,
     dtype: Literal["float32", "bfloat16"],
     device: str,
     pixels: Pixels = "exact",
+    vocabulary: str | Path | None = None,
 ) -> Inference:
-    """The network at work on a device; arguments as of `Inference.load`."""
-    loaded = load_network(folder)
+    """The network at work on a device; arguments as of `Inference.load`.
+
+    Raises:
+        CheckpointError: If there is none, or it is of another family than `kind`.
+    """
+    loaded = load_network(folder, vocabulary=vocabulary)
+    if kind not in (None, loaded.architecture.kind):
+        raise CheckpointError(
+            f"{folder}: expected a model of kind {kind}, found a {loaded.architecture.kind}. Correct the kind or the folder"
+        )
     parts: Any = (loaded.model, loaded.architecture, loaded.tokenizer)
     made = Inference(model_name(folder), *parts, batch_size=batch_size, dtype=dtype, device=device, pixels=pixels)
     # CLIP sees the middle square of a picture; a SOHO's filter needs its features before they are tokens.

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
+import yaml
+
 from capfilt import __version__
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import CustomModel, MedModel, TrainedModel
+from capfilt.config.round import CustomModel, NamedModel, TrainedModel
 from capfilt.errors import CapfiltError
 from capfilt.filters.base import Embedder
 from capfilt.run import files
@@ -112,13 +114,18 @@ def _select(context: Context, scored: Scored) -> None:
         shown.advance(1, **facts)
 
 
-def _called(model: TrainedModel | MedModel | CustomModel, number: int) -> str:
+FAMILIES = {"med": "MED", "coca": "CoCa", "blip2": "BLIP-2", "clipcap": "ClipCap", "soho": "SOHO"}
+
+
+def _called(model: TrainedModel | NamedModel | CustomModel, role: str, context: Context, number: int) -> str:
     """The model in the words of a data card."""
     match model:
         case TrainedModel():
-            return f"MED, fine-tuned by this run in round {number - 1}"
-        case MedModel(checkpoint=checkpoint):
-            return f"MED {checkpoint}"
+            told = files.get(context.round_path(number - 1, "models", role, "architecture.yaml")) or b"kind: med"
+            kind = str(yaml.safe_load(told)["kind"])
+            return f"{FAMILIES.get(kind, kind)}, fine-tuned by this run in round {number - 1}"
+        case NamedModel(checkpoint=checkpoint):
+            return f"{FAMILIES[str(getattr(model, 'kind', 'med'))]} {checkpoint}"
         case CustomModel(target=target):
             return target
         case _ as unreachable:
@@ -135,8 +142,8 @@ def _write(context: Context, scored: Scored) -> None:
         "version": __version__,
         "round": scored.number,
         "fingerprint": context.plan.fingerprint,
-        "captioner": None if models.caption is None else _called(models.caption.captioner, scored.number),
-        "filter": None if models.filter is None else _called(models.filter.filter, scored.number),
+        "captioner": None if models.caption is None else _called(models.caption.captioner, "captioner", context, scored.number),
+        "filter": None if models.filter is None else _called(models.filter.filter, "filter", context, scored.number),
         "trunk": scored.pairing and scored.pairing.trunk,
         "weights": scored.pairing and scored.pairing.weights,
     }

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, assert_never
 
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import MedModel, TrainedModel
+from capfilt.config.round import NamedModel, TrainedModel
 from capfilt.identity import content_hash
 from capfilt.run import files
 from capfilt.run.build import Job
@@ -68,9 +68,9 @@ def _models(pipeline: Pipeline, number: int) -> tuple[Pipeline, str | None, str 
     """
     assert pipeline.caption is not None
     caption, scorer = pipeline.caption, pipeline.filter
-    if number >= 2 and isinstance(caption.captioner, MedModel):
+    if number >= 2 and isinstance(caption.captioner, NamedModel):
         caption = caption.model_copy(update={"captioner": TrainedModel(kind="trained")})
-    if number >= 2 and scorer is not None and isinstance(scorer.filter, MedModel):
+    if number >= 2 and scorer is not None and isinstance(scorer.filter, NamedModel):
         scorer = scorer.model_copy(update={"filter": TrainedModel(kind="trained")})
 
     def folder(role: str, model: object) -> str | None:
@@ -86,4 +86,4 @@ def _models(pipeline: Pipeline, number: int) -> tuple[Pipeline, str | None, str 
 
 def _checkpoints(pipeline: Pipeline) -> list[str | None]:
     named = [pipeline.caption and pipeline.caption.captioner, pipeline.filter and pipeline.filter.filter]
-    return [model_identity(model.checkpoint) if isinstance(model, MedModel) else None for model in named]
+    return [model_identity(model.checkpoint) if isinstance(model, NamedModel) else None for model in named]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import CaptionConfig, CustomModel, FilterConfig, MedModel
+from capfilt.config.round import CaptionConfig, CustomModel, FilterConfig, NamedModel
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.run import files
 from capfilt.run.build import Job
@@ -80,7 +80,7 @@ def foreseen(pipeline: Pipeline) -> list[str]:
     notes = []
     if pipeline.finetune is not None and pipeline.finetune.trunk == "shared":
         notes.append("captioner and filter are fine-tuned on one frozen image encoder (finetune.trunk: shared)")
-    if pipeline.filter.allow_shared_weights and all(isinstance(model, MedModel) for model in models):
+    if pipeline.filter.allow_shared_weights and all(isinstance(model, NamedModel) for model in models):
         sources = [_checkpoint(model) for model in models]
         if sources[0] == sources[1] or model_identity(sources[0]) == model_identity(sources[1]):
             notes.append(f"BEWARE: captioner and filter are the same weights (filter.allow_shared_weights); {OVERLOOKS}")

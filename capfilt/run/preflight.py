@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import fsspec
 
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import MedModel
+from capfilt.config.round import NamedModel
 from capfilt.errors import ConfigError, InputError
 from capfilt.plan import PlannedStage
 from capfilt.run import files
@@ -132,15 +132,15 @@ def _check_weights(pipeline: Pipeline, ahead: set[str]) -> None:
     """Each published checkpoint is loaded once, on the CPU: what does not fit is told before anything is downloaded."""
     if not ahead & {"caption", "filter", "dedup"}:
         return
-    if pipeline.caption is not None and isinstance(pipeline.caption.captioner, MedModel):
+    if pipeline.caption is not None and isinstance(pipeline.caption.captioner, NamedModel):
         from capfilt.captioners import build_captioner
 
         build_captioner(pipeline.caption, trained=None, device="cpu")
-    if pipeline.filter is not None and isinstance(pipeline.filter.filter, MedModel):
+    if pipeline.filter is not None and isinstance(pipeline.filter.filter, NamedModel):
         from capfilt.filters import build_filter
 
         build_filter(pipeline.filter, trained=None, device="cpu")
-        if pipeline.caption is not None and isinstance(pipeline.caption.captioner, MedModel):
+        if pipeline.caption is not None and isinstance(pipeline.caption.captioner, NamedModel):
             from capfilt.run.pairing import check_checkpoints
 
             check_checkpoints(pipeline)

@@ -89,13 +89,14 @@ def test_an_override_may_hold_a_whole_section() -> None:
 
 def test_an_unknown_kind_names_line_choices_and_the_nearest() -> None:
     assert trouble(SMALL.replace("kind: med, checkpoint: a", "kind: medd, checkpoint: a")) == (
-        "pipelines/x.yaml:8 caption.captioner.kind: 'medd' is not one of trained, med, custom. Did you mean 'med'?"
+        "pipelines/x.yaml:8 caption.captioner.kind: 'medd' is not one of trained, med, coca, blip2, clipcap, custom. "
+        "Did you mean 'med'?"
     )
 
 
 def test_an_unknown_key_names_line_choices_and_the_nearest() -> None:
     told = trouble(SMALL.replace("min_itm", "min_itn"))
-    assert told.startswith("pipelines/x.yaml:12 select.min_itn: unknown key 'min_itn'; expected one of policy, min_itm.")
+    assert told.startswith("pipelines/x.yaml:12 select.min_itn: unknown key 'min_itn'; expected one of policy, min_itm, min_itc.")
     assert told.endswith("Did you mean 'min_itm'?")
 
 
@@ -111,7 +112,10 @@ def test_a_key_in_the_wrong_section_is_told_where_it_belongs() -> None:
         ("rounds=2.5", "rounds: 2.5 is a number; expected a whole number"),
         ('rounds="2"', "rounds: '2' is text; expected a whole number"),
         ("rounds=true", "rounds: true is true or false; expected a whole number"),
-        ("caption.captioner={checkpoint: a}", "caption.captioner.kind: key is missing; expected one of trained, med, custom"),
+        (
+            "caption.captioner={checkpoint: a}",
+            "caption.captioner.kind: key is missing; expected one of trained, med, coca, blip2, clipcap, custom",
+        ),
         ("caption.captioner=med", "caption.captioner: 'med' is text; expected a section with `kind`"),
         ("caption.captioner={kind: med}", "caption.captioner.checkpoint: key is missing"),
         ("read.paths=[]", "read.paths: 0 entries found; expected at least 1"),
