@@ -69,13 +69,14 @@ class MedFilter:
         image_kv = model.text_encoder.image_kv(image_embeds_BND)
         itm = [[0.0] * len(own) for own in texts]
         itc = [[0.0] * len(own) for own in texts]
+        made: list[tuple[list[tuple[int, int]], Tensor, Tensor]] = []
         for at, ids_RT, mask_RT in self._text_batches(texts, len(image_embeds_BND)):
             image_of_text_R = torch.tensor([i for i, _ in at], device=self._network.device)
             logits_R2 = model.itm_logits_from(ids_RT, mask_RT, ImagesOfTexts(image_kv, image_of_text_R)).float()
-            match_R = logits_R2.softmax(-1)[:, 1].tolist()
             text_RE = model.text_features(ids_RT, mask_RT).float()
-            cosine_R = (text_RE * image_BE[image_of_text_R]).sum(-1).tolist()
-            for (i, j), p, c in zip(at, match_R, cosine_R, strict=True):
+            made.append((at, logits_R2.softmax(-1)[:, 1], (text_RE * image_BE[image_of_text_R]).sum(-1)))
+        for at, match_R, cosine_R in made:  # asked for at the end: each question makes a GPU wait
+            for (i, j), p, c in zip(at, match_R.tolist(), cosine_R.tolist(), strict=True):
                 itm[i][j], itc[i][j] = p, c
         return itm, itc, image_BE
 
