@@ -67,7 +67,8 @@ class StaticStep:
                 self._once()
         torch.cuda.current_stream().wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Another thread may be copying pixels meanwhile, which a capture forbids unless told that it is its own thread's alone.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._scores_RV = self._once()
 
 
