@@ -149,6 +149,49 @@ def web(tmp_path: Path) -> Path:
     return path
 
 
+# ── two small MEDs of random weights ─────────────────────────────────────────────────────────────────────────
+
+MED_YAML = """
+version: 1
+name: tiny
+output: {output}
+read: {{paths: [web.parquet], rows_per_chunk: 4}}
+caption: {{captioner: {{kind: med, checkpoint: {captioner}}}, batch_size: 3, captions_per_image: 2, prompt: "a ",
+           decode: {{kind: nucleus, top_p: 0.9, min_length: 4, max_length: 10}}}}
+filter: {{filter: {{kind: med, checkpoint: {scorer}}}, batch_size: {batch}, allow_shared_weights: {allowed}}}
+resources: {{executor: local, retries_per_chunk: 0, fuse: {fuse}}}
+"""
+
+
+@pytest.fixture(scope="session")
+def med_pipeline() -> PipelineOf:
+    def make(*, fuse: str = "true", allowed: str = "false", batch: int = 3, **places: Path) -> Pipeline:
+        return load_text(MED_YAML.format(fuse=fuse, allowed=allowed, batch=batch, **places))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def twin(med_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A copy of the model whose parts of these names are other numbers."""
+    import torch
+
+    from capfilt.modeling.weights import load_model, save_model
+
+    def make(*others: str) -> Path:
+        loaded = load_model(med_folder)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for name, parameter in loaded.model.named_parameters():
+                if name.startswith(others):
+                    parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        folder = tmp_path_factory.mktemp("twin") / "run" / "models" / "filter"
+        save_model(folder, loaded.model, loaded.architecture, loaded.tokenizer)
+        return folder
+
+    return make
+
+
 # ── a whole run, whose web can change its mind ───────────────────────────────────────────────────────────────
 
 WEB_YAML = """

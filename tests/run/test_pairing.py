@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from capfilt.config.load import load_text
+from capfilt.config.pipeline import Pipeline
 from capfilt.errors import ConfigError
 from capfilt.plan import Chunk
 from capfilt.run import files
@@ -16,45 +16,14 @@ from capfilt.run.commit import commit
 from capfilt.run.local_executor import LocalExecutor
 from capfilt.run.pairing import compare, foreseen, paired
 
-YAML = """
-version: 1
-name: tiny
-output: {output}
-read: {{paths: [web.parquet], rows_per_chunk: 4}}
-caption: {{captioner: {{kind: med, checkpoint: {captioner}}}, batch_size: 3, captions_per_image: 2, prompt: "a ",
-           decode: {{kind: nucleus, top_p: 0.9, min_length: 4, max_length: 10}}}}
-filter: {{filter: {{kind: med, checkpoint: {scorer}}}, batch_size: {batch}, allow_shared_weights: {allowed}}}
-resources: {{executor: local, retries_per_chunk: 0, fuse: {fuse}}}
-"""
 Twin = Callable[..., Path]
 
 
-@pytest.fixture(scope="session")
-def twin(med_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Twin:
-    """A copy of the model whose parts of these names are other numbers."""
-    import torch
-
-    from capfilt.modeling.weights import load_model, save_model
-
-    def make(*others: str) -> Path:
-        loaded = load_model(med_folder)
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for name, parameter in loaded.model.named_parameters():
-                if name.startswith(others):
-                    parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-        folder = tmp_path_factory.mktemp("twin") / "run" / "models" / "filter"
-        save_model(folder, loaded.model, loaded.architecture, loaded.tokenizer)
-        return folder
-
-    return make
-
-
 @pytest.fixture
-def job_of(tmp_path: Path, med_folder: Path) -> Callable[..., Job]:
+def job_of(tmp_path: Path, med_folder: Path, med_pipeline: Callable[..., Pipeline]) -> Callable[..., Job]:
     def make(scorer: Path, *, name: str = "run", batch: int = 3, fuse: str = "true", allowed: str = "false") -> Job:
         said = {"output": tmp_path / name, "captioner": med_folder, "scorer": scorer, "batch": batch}
-        return Job("candidates", load_text(YAML.format(**said, fuse=fuse, allowed=allowed)), "f", 1)
+        return Job("candidates", med_pipeline(**said, fuse=fuse, allowed=allowed), "f", 1)
 
     return make
 

@@ -39,7 +39,7 @@ print("the end", file=sys.stderr)
 
 @dataclass(frozen=True)
 class RayRun:
-    """What the child process left: its folder, its output, and the outcomes of calm candidates, rough candidates and a pool."""
+    """What the child process left: its folder, its output, and the outcomes of calm, rough and fused candidates and a pool."""
 
     folder: Path
     stdout: str
@@ -67,15 +67,21 @@ def ray_run(
     fakes: Path,
     pipeline_of: Callable[..., Pipeline],
     make_pool: Callable[[Path], list[Chunk]],
+    med_folder: Path,
+    med_pipeline: Callable[..., Pipeline],
+    twin: Callable[..., Path],
 ) -> RayRun:
     folder = tmp_path_factory.mktemp("ray")
     calm = Job("candidates", pipeline_of(folder / "calm"), "fp", 1)
     rough = Job("candidates", pipeline_of(folder / "rough", options="{boom: 40, die: 100}"), "fp", 1)
+    models = med_pipeline(output=folder / "fused", captioner=med_folder, scorer=twin("text_", "itm_head"))
+    fused = Job("candidates", models, "fp", 1, fused=True)
     jobs = [(calm, make_pool(folder / "calm")), (rough, make_pool(folder / "rough")), pool_job(folder)]
+    jobs.append((fused, make_pool(folder / "fused")))
     (folder / "jobs.pickle").write_bytes(pickle.dumps(jobs))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(fakes), *sys.path]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", CHILD, str(folder / "jobs.pickle")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=180, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return RayRun(folder, done.stdout, done.stderr)
 
@@ -102,6 +108,22 @@ def test_ray_and_local_candidates_are_byte_identical(
     assert len(here) == 5
     assert here == there
     assert {(o.chunk_id, o.rows) for o in local} == {(o["chunk_id"], o["rows"]) for o in ray_run.told[0]}
+
+
+def test_caption_and_filter_as_one_on_ray_give_the_bytes_of_two_stages_in_this_process(
+    ray_run: RayRun,
+    tmp_path: Path,
+    med_folder: Path,
+    med_pipeline: Callable[..., Pipeline],
+    twin: Callable[..., Path],
+    make_pool: Callable[[Path], list[Chunk]],
+) -> None:
+    models = med_pipeline(output=tmp_path, captioner=med_folder, scorer=twin("text_", "itm_head"))
+    list(LocalExecutor().run(Job("candidates", models, "fp", 1), make_pool(tmp_path)))
+    here, there = bytes_of(tmp_path / "round-1" / "candidates"), bytes_of(ray_run.folder / "fused" / "round-1" / "candidates")
+    assert len(here) == 5
+    assert here == there
+    assert {outcome["stage"] for outcome in ray_run.told[3]} == {"filter"}
 
 
 def test_a_chunk_that_raises_and_one_that_kills_its_process_are_outcomes_and_the_others_are_done(ray_run: RayRun) -> None:
