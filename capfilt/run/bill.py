@@ -69,7 +69,7 @@ def estimate(pipeline: Pipeline, rows: int) -> Bill | None:
         "candidates": sum(_size(path) for path in candidates),
         "write": sum(int(file["bytes"]) for file in of_dataset.get("files", [])),
     }
-    gpus = {"candidates": _gpus(pipeline)}
+    gpus = {"candidates": _gpus(pipeline, folder)}
     found: list[Cost] = []
     for phase in ("pool", "candidates", "dedup", "select", "write"):
         spent = seconds.get(phase if phase == "pool" else f"round-1/{phase}")
@@ -116,10 +116,13 @@ def _size(path: str) -> int:
     return int(system.size(inner) or 0)
 
 
-def _gpus(pipeline: Pipeline) -> float:
-    """In use while texts are written and scored."""
+def _gpus(pipeline: Pipeline, trial: str) -> float:
+    """In use while texts are written and scored; where the trial ran caption and filter as one, those of `caption`."""
     resources: Any = pipeline.resources
-    return float(resources.caption.actors * resources.caption.gpus + resources.filter.actors * resources.filter.gpus)
+    pairings = [line for line in files.lines(trial, "pairing") if line.get("phase") == "round-1/candidates"]
+    is_fused = bool(pairings) and bool(pairings[-1].get("fused"))
+    of_filter = 0 if is_fused else resources.filter.actors * resources.filter.gpus
+    return float(resources.caption.actors * resources.caption.gpus + of_filter)
 
 
 def _interval(hits: int, count: int) -> tuple[float, float, float]:

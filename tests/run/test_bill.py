@@ -61,6 +61,20 @@ def test_gpu_hours_are_those_of_the_actors(trial: Callable[..., Any]) -> None:
     }
 
 
+def test_caption_and_filter_as_one_take_the_gpus_of_caption(trial: Callable[..., Any], tmp_path: Path) -> None:
+    pipeline = trial(100)
+    both = {name: getattr(pipeline.resources, name).model_copy(update={"gpus": 1.0}) for name in ("caption", "filter")}
+    pipeline = pipeline.model_copy(update={"resources": pipeline.resources.model_copy(update=both)})
+    hours = []
+    for fused in (False, True):
+        line = {"phase": "round-1/candidates", "fused": fused}
+        (tmp_path / "run-limit-100" / "events" / "pairing.jsonl").write_text(json.dumps(line) + "\n")
+        bill = estimate(pipeline, 100)
+        assert bill is not None
+        hours.append(next(cost.gpu_hours for cost in bill.costs if cost.phase == "candidates"))
+    assert hours == [pytest.approx(2 * 8 / 3600), pytest.approx(8 / 3600)]
+
+
 def test_the_largest_trial_speaks(trial: Callable[..., Any]) -> None:
     trial(100)
     bill = estimate(trial(SMALLEST_TRIAL + 200, "run-limit-264"), 10)
