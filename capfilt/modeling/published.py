@@ -118,6 +118,20 @@ def refuse(wrong: Sequence[str], what: str, source: str) -> NoReturn:
     )
 
 
+BERT_WITHOUT_EFFECT = (
+    "architectures",
+    "model_type",
+    "initializer_range",
+    "type_vocab_size",
+    "add_cross_attention",
+    "is_decoder",
+    "use_cache",
+    "position_embedding_type",
+    "transformers_version",
+)
+"""What BERT's configuration files say and no score of ours depends on."""
+
+
 def told_fields(
     config: Any,
     kind: type[Section],

@@ -10,6 +10,7 @@ from torch import Tensor
 import capfilt
 from capfilt.errors import CheckpointError, ConfigError, ContractError
 from tests.parity import coca_reference
+from tests.parity import test_blip2_qformer as qformer
 from tests.parity.test_clipcap_transformers import TOLD as CLIPCAP_TOLD
 from tests.parity.test_clipcap_transformers import checkpoint as clipcap_checkpoint
 from tests.parity.test_soho_original import TOLD as SOHO_TOLD
@@ -170,3 +171,32 @@ def test_a_tensor_too_many_is_named(family: Callable[[], Any], monkeypatch: pyte
     )
     with pytest.raises(CheckpointError, match=r"stranger\.weight"):
         family()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_q_former_is_used_by_the_documented_names(batch_size: int) -> None:
+    state = qformer.lavis_state(qformer.retrieval())
+    model = capfilt.QFormer.from_original({"model": state}, qformer.SETTINGS)
+    text = {name: x.repeat(batch_size, 1) for name, x in text_of(qformer.CLS).items()}
+    pixels = torch.randn(batch_size, 3, qformer.SIZE, qformer.SIZE)
+    with torch.no_grad():
+        embeds = model.encode_image(pixels=pixels)
+        assert model.query_outputs(image_embeds=embeds).shape == (batch_size, qformer.QUERIES, qformer.WIDTH)
+        equal(model.image_features(image_embeds=embeds).norm(dim=-1), torch.ones(batch_size, qformer.QUERIES))
+        equal(model.text_features(**text).norm(dim=-1), torch.ones(batch_size))
+        assert model.itm_logits(image_embeds=embeds, **text).shape == (batch_size, 2)
+        assert model.lm_logits(image_embeds=embeds, **text).shape == (batch_size, 6, qformer.VOCABULARY)
+    assert set(model.losses({"image": pixels, "input_ids": text["ids"], "attention_mask": text["mask"]})) == {"itc", "itm", "lm"}
+    for decoding in (BEAM, GREEDY):
+        found = model.generate(image_embeds=embeds, prompt_ids=torch.tensor([qformer.CLS]), decoding=decoding)
+        assert found.ids_BnL.shape == (batch_size, 1, 10)
+
+
+def test_a_q_former_takes_lavis_configuration_flat() -> None:
+    state = qformer.lavis_state(qformer.retrieval())
+    bert = {**MED_CONFIG, "cross_attention_freq": 2, "query_length": qformer.QUERIES, "max_position_embeddings": 24}
+    told = bert | IDS | {"img_size": qformer.SIZE, "num_heads": 2, "num_query_token": qformer.QUERIES, "vit_model": "eva_clip_g"}
+    expected = capfilt.QFormer.from_original(state, qformer.SETTINGS).config
+    found = capfilt.QFormer.from_original(state, told).config
+    assert (found.text.heads, found.text.queries, found.image.heads) == (4, qformer.QUERIES, 2)
+    assert found.text.cross_every == expected.text.cross_every

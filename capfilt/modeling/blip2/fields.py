@@ -9,7 +9,7 @@ from typing import Any
 
 from capfilt.config.architectures.blip2 import Blip2Architecture
 from capfilt.errors import CheckpointError
-from capfilt.modeling.published import architecture_from, renamed, told_fields
+from capfilt.modeling.published import BERT_WITHOUT_EFFECT, architecture_from, renamed, told_fields
 
 _IMAGE = {  # of LAVIS' and timm's VisionTransformer, and of transformers' Blip2VisionConfig
     "image_size": "size",
@@ -69,14 +69,12 @@ _SECTIONS = {
     "Qformer": ("text", _TEXT),
 }
 _WITHOUT_EFFECT = (
-    "add_cross_attention",
+    *BERT_WITHOUT_EFFECT,
     "drop_path_rate",
     "freeze_vit",
     "use_grad_checkpoint",
     "vit_precision",
     "vit_model",
-    "model_type",
-    "initializer_range",
     "prompt",
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from capfilt.config.architecture import MedArchitecture, Role
 from capfilt.errors import CheckpointError, ConfigError
-from capfilt.modeling.published import architecture_from, read_fields, renamed, told_fields
+from capfilt.modeling.published import BERT_WITHOUT_EFFECT, architecture_from, read_fields, renamed, told_fields
 
 _IMAGE = {  # of timm's VisionTransformer, as BLIP calls it, and of transformers' BlipVisionConfig
     "image_size": "size",
@@ -62,15 +62,7 @@ _WITHOUT_EFFECT = (
     "prompt",
     "vision_width",
     "encoder_width",
-    "architectures",
-    "model_type",
-    "initializer_range",
-    "type_vocab_size",
-    "add_cross_attention",
-    "is_decoder",
-    "use_cache",
-    "position_embedding_type",
-    "transformers_version",
+    *BERT_WITHOUT_EFFECT,
 )
 """What BLIP's files say and no weight or score depends on."""
 
