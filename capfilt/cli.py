@@ -246,6 +246,29 @@ def caption(
         print(f"{path}\t{text}" if len(images) > 1 else text)
 
 
+@app.command()
+def evaluate(
+    tasks: Annotated[str, typer.Argument(metavar="TASKS.yaml", help="A file with `model` and `tasks`; docs/evaluate.md.")],
+    overrides: Set = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write what was measured here too, as JSON.")] = None,
+) -> None:
+    """Measure what a model can be used for: retrieval, captions, questions, statements, labels, clips. Trains new heads, where a
+    task needs one, on a copy; the model stays as it is."""
+    import json
+
+    from capfilt.config.load import load_evaluation
+
+    asked = load_evaluation(tasks, overrides or ())
+    from capfilt.evaluation.tasks import evaluate_tasks
+    from capfilt.show import show_measured
+
+    found = evaluate_tasks(asked, on_task=lambda name: print(name, file=sys.stderr, flush=True))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    show_measured(found)
+
+
 @app.command(name="export-model")
 def export_model(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model: our folder, a .pth file, or a hub name.")],

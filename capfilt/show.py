@@ -148,3 +148,19 @@ def _row_facts(story: dict[str, Any]) -> list[str]:
 
 def _plain(value: Any) -> str:
     return ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)
+
+
+def show_measured(found: dict[str, Any]) -> None:
+    """What `capfilt evaluate` measured: a row per measure."""
+    console = _console()
+    console.print(f"{found['family']} {found['model']}")
+    table = _table("task", "measure", "value", "95 % interval", "majority", "rows")
+    for name, task in found["tasks"].items():
+        for measure, value in task.items():
+            if not isinstance(value, dict) or "interval" not in value:
+                continue
+            low, high = value["interval"]
+            majority = value.get("majority", task.get("majority"))
+            told = "" if majority is None else f"{majority:.3f}"
+            table.add_row(name, measure, f"{value['value']:.3f}", f"{low:.3f} to {high:.3f}", told, f"{task['n']:,}")
+    console.print(table)

@@ -12,13 +12,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from capfilt.config.base import Section, is_operational
+from capfilt.config.downstream import Evaluation
 from capfilt.config.explain import explain
 from capfilt.config.find import find_yaml
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.source import Place, Source, override, parse
 from capfilt.errors import ConfigError
 
-__all__ = ["find_yaml", "load_pipeline", "load_section", "load_text", "result_settings"]
+__all__ = ["find_yaml", "load_evaluation", "load_pipeline", "load_section", "load_text", "result_settings"]
 
 
 def load_pipeline(path: str | Path, overrides: Sequence[str] = (), limit: int | None = None) -> Pipeline:
@@ -55,6 +56,27 @@ def load_text(text: str, name: str = "pipeline", overrides: Sequence[str] = (), 
         return Pipeline.model_validate_json(json.dumps(source.tree), strict=True)
     except ValidationError as error:
         raise ConfigError(explain(error, source, Pipeline)) from None
+
+
+def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
+    """Read the file of `capfilt evaluate`.
+
+    Raises:
+        ConfigError: Lists every problem with file, line, what was found and what may stand there.
+    """
+    file = Path(path)
+    try:
+        source = parse(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: expected a readable YAML file in UTF-8, found {error}. Check the file") from None
+    if not isinstance(source.tree, dict):
+        raise ConfigError(f"{file}: expected `model` and `tasks`, found {source.tree!r}. docs/evaluate.md shows such a file")
+    for assignment in overrides:
+        override(source, assignment)
+    try:
+        return Evaluation.model_validate_json(json.dumps(source.tree), strict=True)
+    except ValidationError as error:
+        raise ConfigError(explain(error, source, Evaluation)) from None
 
 
 def load_section(text: str, name: str, kind: Any) -> Any:

@@ -84,8 +84,8 @@ def evaluate(
         found["filter_quality"] = filter_quality(
             candidates, truth, min_itm=min_itm, score=score, scored_by=f"round-{round_number - 1} filter", selection=selection
         )
-    rounded: Metrics = _rounded(found)
-    return rounded
+    told: Metrics = rounded(found)
+    return told
 
 
 def _model(models: Mapping[str, Path], role: str) -> Path:
@@ -190,11 +190,12 @@ def _captioning(
     return found
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """JSON values with floats of `DECIMALS` digits."""
     if isinstance(value, float):
         return round(float(value), DECIMALS)
     if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
+        return {key: rounded(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(inner) for inner in value]
+        return [rounded(inner) for inner in value]
     return value

@@ -49,7 +49,7 @@ def render(scene: Scene, *, width: int, height: int, rng: Random) -> Image.Image
             jitter_x = jitter_y = 0.015 if scene.relation == "inside" else 0.03
         x = _clamp((x + rng.uniform(-jitter_x, jitter_x)) * width, diameter, width)
         y = _clamp((y + rng.uniform(-jitter_y, jitter_y)) * height, diameter, height)
-        _draw(picture, thing, x, y, diameter, rng)
+        draw_thing(picture, thing, x, y, diameter, rng)
     return picture
 
 
@@ -57,8 +57,11 @@ def _clamp(centre: float, diameter: float, side: int) -> float:
     return max(diameter / 2, min(side - diameter / 2, centre))
 
 
-def _draw(picture: Image.Image, thing: Thing, x: float, y: float, diameter: float, rng: Random) -> None:
-    """Draws at twice the size and halves it: smooth edges at a fraction of the cost of a smooth picture."""
+def draw_thing(picture: Image.Image, thing: Thing, x: float, y: float, diameter: float, rng: Random) -> None:
+    """One thing with its centre at x, y, in pixels.
+
+    Draws at twice the size and halves it: smooth edges at a fraction of the cost of a smooth picture.
+    """
     base = COLOURS[thing.colour]
     light = rng.uniform(0.9, 1.06)
     colour = _rgb((channel + rng.uniform(-9, 9)) * light for channel in base)

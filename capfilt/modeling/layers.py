@@ -120,11 +120,14 @@ class CrossAttention(nn.Module):
         k, v = split_parts(self.kv(image_BSW), 2, self.heads)
         return k.contiguous(), v.contiguous()
 
-    def forward(self, x_RTW: Tensor, image: KeysValues) -> Tensor:
-        """[R, T, W]. R is a multiple of the images' B, rows image by image; rows of one image share its keys unrepeated."""
+    def forward(self, x_RTW: Tensor, image: KeysValues, bias: Tensor | None = None) -> Tensor:
+        """[R, T, W]. R is a multiple of the images' B, rows image by image; rows of one image share its keys unrepeated.
+
+        `bias` [B, 1, 1, S] is added to the scores.
+        """
         rows, length, width = x_RTW.shape
         q_BHTD = split_heads(self.q(x_RTW).view(image[0].shape[0], -1, width), self.heads)
-        mixed = attend(q_BHTD, *image, dropout=self.dropout if self.training else 0.0)
+        mixed = attend(q_BHTD, *image, bias, dropout=self.dropout if self.training else 0.0)
         out_RTW: Tensor = self.out(join_heads(mixed).view(rows, length, width))
         return out_RTW
 

@@ -81,8 +81,8 @@ class CrossBlock(nn.Module):
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_RTW: Tensor, image: KeysValues) -> Tensor:
-        out_RTW: Tensor = self.norm(self.dropout(self.attention(x_RTW, image)) + x_RTW)
+    def forward(self, x_RTW: Tensor, image: KeysValues, bias: Tensor | None = None) -> Tensor:
+        out_RTW: Tensor = self.norm(self.dropout(self.attention(x_RTW, image, bias)) + x_RTW)
         return out_RTW
 
 
@@ -148,6 +148,7 @@ class TextTower(nn.Module):
         causal: bool = False,
         first_only: bool = False,
         rows: Tensor | None = None,
+        image_bias: Tensor | None = None,
     ) -> Tensor:
         """States [R, T, W] of the texts; with `image_kv` grounded in the images.
 
@@ -159,6 +160,7 @@ class TextTower(nn.Module):
             first_only: Return [R, 1, W], position 0 alone; the last layer then works for that position only.
             rows: [R] indices of the given texts. A text may be named several times, to meet several images: what it is
                 before it meets the first image is computed once.
+            image_bias: [B, 1, 1, S], added to the scores of cross-attention: what stands in an image's place may have padding.
         """
         x_RTW: Tensor = self.embeddings(ids_RT)
         bias = None
@@ -176,11 +178,19 @@ class TextTower(nn.Module):
                 x_RTW = x_RTW[rows]
                 bias = bias[rows] if bias is not None else None
             if image_kv is not None and layer.cross is not None:
-                x_RTW = layer.cross(x_RTW, image_kv[i])
+                x_RTW = layer.cross(x_RTW, image_kv[i], image_bias)
             x_RTW = layer.feed_forward(x_RTW)
         return x_RTW
 
-    def step(self, ids_RT: Tensor, image_kv: list[KeysValues], cache: list[KeysValues], start: int) -> Tensor:
+    def step(
+        self,
+        ids_RT: Tensor,
+        image_kv: list[KeysValues],
+        cache: list[KeysValues],
+        start: int,
+        *,
+        image_bias: Tensor | None = None,
+    ) -> Tensor:
         """Causal states [R, T, W] of the positions from `start`, which the cache then holds too."""
         x_RTW: Tensor = self.embeddings(ids_RT, start)
         length = ids_RT.shape[1]
@@ -190,7 +200,7 @@ class TextTower(nn.Module):
         for layer, kv, keys_values in zip(self.in_order(), image_kv, cache, strict=True):
             x_RTW = layer.self_block.cached(x_RTW, keys_values, start, bias)
             assert layer.cross is not None
-            x_RTW = layer.feed_forward(layer.cross(x_RTW, kv))
+            x_RTW = layer.feed_forward(layer.cross(x_RTW, kv, image_bias))
         return x_RTW
 
     def step_at(self, ids_R1: Tensor, image_kv: list[KeysValues], cache: list[KeysValues], position_1: Tensor) -> Tensor:

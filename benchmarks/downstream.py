@@ -1,0 +1,76 @@
+"""Uses downstream of trained models, on data of the quickstart's world: what each family makes of each task it can do.
+
+    python benchmarks/downstream.py runs/quickstart/round-0/models/filter runs/quickstart_coca/round-0/models/filter …
+
+One table, and benchmarks/results/downstream.json, written after each model. Tasks as in pipelines/tasks/quickstart.yaml.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "downstream.json"
+TASKS = Path(__file__).parent.parent / "pipelines" / "tasks" / "quickstart.yaml"
+
+
+def settings(model: str, arguments: argparse.Namespace) -> Any:
+    """The tasks that the model's family can do, with this run's steps and data."""
+    from capfilt.config.downstream import Evaluation
+    from capfilt.config.load import load_evaluation
+    from capfilt.modeling.families import load_network
+
+    family = type(load_network(model).model).__name__
+    told = load_evaluation(TASKS).model_dump(mode="json")
+    told["model"] = model
+    kept = []
+    for task in told["tasks"]:
+        if family == "SOHO" and task["kind"] in ("captioning", "zero_shot", "video_retrieval"):
+            continue
+        for key in ("data", "train"):
+            if key in task:
+                task[key] = str(arguments.data / Path(task[key]).name)
+        if "fit" in task:
+            is_frozen = task["kind"] in ("frozen_classifier", "video_classification")
+            task["fit"] |= {"steps": arguments.head_steps if is_frozen else arguments.steps, "threads": 1}
+        kept.append(task)
+        if family == "MED" and task["kind"] == "vqa":
+            kept.append({**task, "name": "vqa_generate", "by": "generate"})
+    return Evaluation.model_validate_json(json.dumps({**told, "tasks": kept}))
+
+
+def main() -> None:
+    import torch
+
+    from capfilt.evaluation.tasks import evaluate_tasks
+    from capfilt.miniweb.tasks import build_tasks
+    from capfilt.show import show_measured
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--data", type=Path, default=Path("runs/tasks"))
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=600, help="Where the network is fine-tuned.")
+    parser.add_argument("--head-steps", type=int, default=300, help="On a frozen encoder.")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if not (arguments.data / "test-clips.parquet").exists():
+        build_tasks(arguments.data, rows=arguments.rows, seed=0)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results["what"] = "uses downstream of models trained in the quickstart's world; one seed, one run each, one thread"
+    results["settings"] = {"rows": arguments.rows, "steps": arguments.steps, "head_steps": arguments.head_steps, "seed": 0}
+    for model in arguments.models:
+        started = time.process_time()
+        found = evaluate_tasks(settings(model, arguments), on_task=lambda name: print(name, flush=True))
+        show_measured(found)
+        for task in found["tasks"].values():
+            task.pop("examples", None)
+        told = {"cpu_s": round(time.process_time() - started, 1), "tasks": found["tasks"]}
+        results = {**results, "models": {**results.get("models", {}), found["family"]: told}}
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
