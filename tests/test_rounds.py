@@ -276,6 +276,27 @@ def test_the_same_command_again_does_nothing_but_the_report(world: World) -> Non
     assert result_files(world.output) == before
 
 
+def test_damage_that_is_met_on_the_way_ends_the_run_and_may_be_left_out_when_it_goes_on(world: World) -> None:
+    def skip(tree: dict[str, Any]) -> None:
+        tree["read"]["on_bad_file"] = "skip"
+
+    world.add_input("b", 8)
+    path = world.folder / "web-b.parquet"
+    data = bytearray(path.read_bytes())
+    data[4:200] = bytes(196)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"web-b\.parquet: expected a readable Parquet file.*read\.on_bad_file: skip") as ended:
+        world.run()
+    assert type(ended.value) is InputError, "which ends with exit code 2"
+    kept = {path.name for path in (world.output / "pool").glob("chunk-*")}
+    assert len(kept) == 3
+    world.run(skip)
+    assert "download" not in world.did, "what was committed stays"
+    continued = result_files(world.output)
+    world.run(skip, fresh=True)
+    assert result_files(world.output) == continued
+
+
 def test_the_command_that_continues_holds_what_was_set(world: World) -> None:
     world.interrupt_at = "caption"
     with pytest.raises(Interrupted, match=r"Continue with: capfilt run tiny\.yaml --set name=other$"):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from capfilt.config.base import Positive, Section
+from capfilt.config.base import Positive, Section, operational
 
 KeepType = Literal["text", "float", "int", "bool"]
 
@@ -18,7 +18,7 @@ class Source(Section):
     """Type of a carried column that its file does not type (text files, JSON): text unless said here, but the well-known scores
     and sizes (`similarity`, `punsafe`, `original_width` …) are numbers. A Parquet column keeps its own type."""
     rows_per_chunk: Positive = 1024
-    on_bad_file: Literal["refuse", "skip"] = "refuse"  # an unreadable file ends the run before its work, or is left out
+    on_bad_file: Literal["refuse", "skip"] = operational("refuse")  # an unreadable file ends the run, or is left out
 
     @model_validator(mode="after")
     def _types_are_of_carried_columns(self) -> Self:

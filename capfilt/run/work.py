@@ -249,7 +249,7 @@ def _told(
             with watched(watch), shrinking() as shrunk:
                 made = make()
         except errors.CapfiltError as problem:
-            return Outcome(chunk_id, stage, attempts=attempt, error=str(problem), fatal=type(problem).__name__), None
+            return Outcome(chunk_id, stage, attempts=attempt, error=str(problem), fatal=_public(type(problem))), None
         except Exception as problem:  # whatever a stage raises is the chunk's, not the run's
             error = _brief(problem)
             forget()
@@ -291,6 +291,11 @@ def rows_told(row_ids: Sequence[str]) -> str | None:
     if not row_ids:
         return None
     return f"row {row_ids[0]}" if len(row_ids) == 1 else f"rows {row_ids[0]} to {row_ids[-1]}"
+
+
+def _public(kind: type[errors.CapfiltError]) -> str:
+    """The name of the class in capfilt/errors.py that `kind` is or comes from: with it the exit code travels."""
+    return next(str(base.__name__) for base in kind.__mro__ if getattr(errors, base.__name__, None) is base)
 
 
 def _brief(problem: BaseException) -> str:

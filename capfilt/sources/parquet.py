@@ -86,7 +86,8 @@ def _slice(chunk: Chunk, keep: list[str], columns: Callable[[list[str]], dict[st
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _Damaged(
-            f"{chunk.path}: expected a readable Parquet file, found: {reason}. Restore the file, or take it out of `read.paths`"
+            f"{chunk.path}: expected a readable Parquet file, found: {reason}. Restore the file, or set read.on_bad_file: skip, "
+            "which gives its rows the error `bad_file`; the run then continues"
         ) from None
 
 
