@@ -77,11 +77,12 @@ class Pipeline(Section):
         if twice is not None:
             raise ValueError(f"pretrain: expected names that no other model of the round has, found {twice}. Rename it")
         for at, one in enumerate(self.pretrainings):
-            if one.init.image is not None and one.init.image in names[at:]:
-                raise ValueError(
-                    f"pretrain.{at}.init.image: expected the name of an earlier section or a folder, found {one.init.image}. "
-                    "Put that section first"
-                )
+            for which, source in (("image", one.init.image), ("text", one.init.text)):
+                if source is not None and source in names[at:]:
+                    raise ValueError(
+                        f"pretrain.{at}.init.{which}: expected the name of an earlier section or a folder, found {source}. "
+                        "Put that section first"
+                    )
         if self.evaluate is not None:
             for asked in (self.evaluate.retrieval, self.evaluate.captioning):
                 if asked is not None and self.models and asked.model not in self.models:

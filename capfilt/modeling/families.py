@@ -20,6 +20,7 @@ from capfilt.config.architectures.soho import SohoArchitecture
 from capfilt.config.round import Pixels
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.blip2.build import build_blip2
+from capfilt.modeling.blip2.language import FrozenLanguage
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.blip2.tokenizer import LanguageTokenizer
@@ -33,6 +34,8 @@ from capfilt.modeling.soho.network import SOHO
 from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.modeling.weights import ARCHITECTURE, WEIGHTS, load_model, load_tensors, save_model
 
+LANGUAGE, LANGUAGE_TOKENIZER = "language", "tokenizer_config.json"
+"""A BLIP-2's language model in its folder; transformers' file by which its tokenizer is known from WordPiece."""
 Network = MED | CoCa | QFormer | Blip2 | ClipCap | SOHO
 AnyTokenizer = Tokenizer | GptTokenizer | LanguageTokenizer
 
@@ -47,7 +50,10 @@ class Loaded:
 
 
 def build_network(architecture: AnyArchitecture, *, seed: int = 0) -> Network:
-    """The network, weights drawn from `seed` alone; torch's global generator is left as it was."""
+    """The network, weights drawn from `seed` alone; torch's global generator is left as it was.
+
+    A BLIP-2's language model is loaded.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         match architecture:
@@ -66,8 +72,35 @@ def build_network(architecture: AnyArchitecture, *, seed: int = 0) -> Network:
 
 
 def save_network(folder: Path | str, loaded: Loaded) -> None:
-    """As `weights.save_model`, for every family."""
-    save_model(folder, cast(Any, loaded.model), cast(Any, loaded.architecture), cast(Any, loaded.tokenizer))
+    """As `weights.save_model`, for every family. A BLIP-2 takes along a language model that has no hub name."""
+    model, architecture, tokenizer = loaded.model, loaded.architecture, loaded.tokenizer
+    if isinstance(model, Blip2) and isinstance(architecture, Blip2Architecture) and architecture.language is not None:
+        checkpoint = architecture.language.checkpoint
+        if checkpoint is None or Path(checkpoint).exists():
+            inside = architecture.language.model_copy(update={"checkpoint": LANGUAGE})
+            architecture = architecture.model_copy(update={"language": inside})
+            parts: Any = (model, architecture, tokenizer)
+            save_model(folder, *parts, beside=lambda fresh: model.language.model.save_pretrained(fresh / LANGUAGE))
+            return
+    save_model(folder, cast(Any, model), cast(Any, architecture), cast(Any, tokenizer))
+
+
+def load_language(source: Path | str, *, eos_id: int | None = None) -> tuple[FrozenLanguage, AnyTokenizer]:
+    """A language model to be left as it is, with its tokenizer: transformers', or the GPT-2 of a ClipCap.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    folder = find_checkpoint(source)
+    if not (folder / ARCHITECTURE).is_file():
+        language = FrozenLanguage.load(folder, eos_id=eos_id)
+        return language, LanguageTokenizer.load(folder, language)
+    loaded = load_network(folder)
+    if not isinstance(loaded.model, ClipCap):
+        raise CheckpointError(
+            f"{source}: expected a language model or a ClipCap, found a {loaded.architecture.kind}. Name another"
+        )
+    return FrozenLanguage(loaded.model.text, eos_id=loaded.model.config.text.end_id), loaded.tokenizer
 
 
 def load_network(source: Path | str, *, vocabulary: Path | str | None = None) -> Loaded:
@@ -81,6 +114,9 @@ def load_network(source: Path | str, *, vocabulary: Path | str | None = None) ->
         med = load_model(source, vocabulary=vocabulary)
         return Loaded(med.model, med.architecture, med.tokenizer)
     architecture = load_any_architecture(folder / ARCHITECTURE)
+    if isinstance(architecture, Blip2Architecture) and architecture.language is not None and (folder / LANGUAGE).is_dir():
+        inside = architecture.language.model_copy(update={"checkpoint": str(folder / LANGUAGE)})
+        architecture = architecture.model_copy(update={"language": inside})
     model = build_network(architecture)
     try:
         tensors = load_file(folder / WEIGHTS)
@@ -133,6 +169,6 @@ def load_inference(
 def _tokenizer(folder: Path, architecture: AnyArchitecture, model: Network) -> AnyTokenizer:
     if isinstance(architecture, ClipCapArchitecture):
         return load_tokenizer(folder, architecture)
-    if isinstance(model, Blip2):
+    if isinstance(model, Blip2) and (folder / LANGUAGE_TOKENIZER).is_file():
         return LanguageTokenizer.load(folder, model.language)
     return Tokenizer.load(folder)

@@ -6,6 +6,7 @@ same weights give the same bytes.
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +32,17 @@ class LoadedMed:
     tokenizer: Tokenizer
 
 
-def save_model(folder: Path | str, model: MED, architecture: Architecture, tokenizer: Tokenizer) -> None:
+def save_model(
+    folder: Path | str,
+    model: MED,
+    architecture: Architecture,
+    tokenizer: Tokenizer,
+    *,
+    beside: Callable[[Path], None] = lambda fresh: None,
+) -> None:
     """Write the folder; it appears whole, in place of any earlier one.
 
-    Shared tensors are written once, under the first of their names.
+    Shared tensors are written once, under the first of their names. `beside` writes what else belongs into the folder.
     """
     folder = Path(folder)
     fresh, old = folder.with_name(f".{folder.name}.model.part"), folder.with_name(f".{folder.name}.model.old")
@@ -43,7 +51,8 @@ def save_model(folder: Path | str, model: MED, architecture: Architecture, token
     save_file({name: tensor.contiguous().cpu() for name, tensor in own_tensors(model).items()}, fresh / WEIGHTS)
     (fresh / ARCHITECTURE).write_text(dump_architecture(architecture), encoding="utf-8")
     tokenizer.save(fresh)
-    for path in fresh.iterdir():
+    beside(fresh)
+    for path in (path for path in fresh.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             os.fsync(file.fileno())
     if folder.exists():

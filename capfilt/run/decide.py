@@ -121,8 +121,8 @@ def _called(model: TrainedModel | NamedModel | CustomModel, role: str, context: 
     """The model in the words of a data card."""
     match model:
         case TrainedModel():
-            told = files.get(context.round_path(number - 1, "models", role, "architecture.yaml")) or b"kind: med"
-            kind = str(yaml.safe_load(told)["kind"])
+            told = yaml.safe_load(files.get(context.round_path(number - 1, "models", role, "architecture.yaml")) or b"")
+            kind = str(told.get("kind")) if isinstance(told, dict) else "med"
             return f"{FAMILIES.get(kind, kind)}, fine-tuned by this run in round {number - 1}"
         case NamedModel(checkpoint=checkpoint):
             return f"{FAMILIES[str(getattr(model, 'kind', 'med'))]} {checkpoint}"

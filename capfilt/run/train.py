@@ -92,7 +92,11 @@ def _pretrain(context: Context, number: int, web: tuple[str, ...], kind: Literal
     pipeline = context.pipeline
     names = [one.model for one in pipeline.pretrainings]
     for config in pipeline.pretrainings:
-        image = config.init.image if config.init.image in names else None
+        begins: dict[str, Any] = {
+            which: context.scratch.fetch(f"round-{number}", "models", source)
+            for which, source in (("image", config.init.image), ("text", config.init.text))
+            if source in names and source is not None
+        }
         with _training(context, number, config.training, config.model, config.steps) as (out, work, on_step):
             pretrain(
                 config,
@@ -104,7 +108,7 @@ def _pretrain(context: Context, number: int, web: tuple[str, ...], kind: Literal
                 device=_device(context),
                 **_workers(context),
                 prompt=_prompt(context),
-                image=None if image is None else context.scratch.fetch(f"round-{number}", "models", image),
+                **begins,
                 on_step=on_step,
             )
 

@@ -12,11 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from capfilt.config.architectures.blip2 import Blip2Architecture
 from capfilt.config.architectures.clipcap import ClipCapArchitecture
 from capfilt.config.architectures.families import AnyArchitecture
 from capfilt.config.train import Mix
 from capfilt.identity import content_hash
 from capfilt.modeling.batch import Batch
+from capfilt.modeling.blip2.language import WITHOUT_LIMIT
 from capfilt.modeling.families import AnyTokenizer
 from capfilt.modeling.preprocess import normalise
 from capfilt.training.data import PairSet
@@ -199,7 +201,9 @@ class Batches:
 
 
 def text_positions(architecture: AnyArchitecture) -> int:
-    """Tokens that a text may have; before a ClipCap's text stands the prefix."""
+    """Tokens that a text may have; before a ClipCap's text stands the prefix. A BLIP-2's language model has room enough."""
+    if isinstance(architecture, Blip2Architecture) and architecture.language is not None:
+        return WITHOUT_LIMIT
     taken = architecture.prefix_length if isinstance(architecture, ClipCapArchitecture) else 0
     return architecture.text.max_positions - taken
 

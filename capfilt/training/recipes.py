@@ -54,6 +54,7 @@ def pretrain(
     workers: int = 1,
     prompt: str = "",
     image: Path | None = None,
+    text: Path | None = None,
     launch: Launch = spawn,
     ranks: Ranks | None = None,
 ) -> None:
@@ -69,6 +70,7 @@ def pretrain(
         workers: That train together, on `batch_size` pairs in all.
         prompt: Its words enter a vocabulary that is trained here, so that it costs the captioner few tokens.
         image: The folder of the model that `config.init.image` names; None: that is a folder or hub name itself.
+        text: The same of `config.init.text`.
         launch: Starts them.
         ranks: Which of them this is; None where they are still to be started.
 
@@ -82,11 +84,12 @@ def pretrain(
         return
     _check_workers(config, workers)
     if workers > 1:
-        arguments = {"config": config, "web": web, "out": out, "work": work, "seed": seed, "prompt": prompt, "image": image}
+        arguments = {"config": config, "web": web, "out": out, "work": work, "seed": seed, "prompt": prompt}
+        arguments |= {"image": image, "text": text}
         launch(Task("pretrain", arguments, workers, device, work), on_step)
         return
     ranks = ranks or Ranks()
-    start = begin(config, image)
+    start = begin(config, image, text)
     own_seed = stage_seed(seed, "pretrain" if config.name is None else f"pretrain {config.name}")
     with ExitStack() as stack:
         sources = _sources(config, web, start.architecture, start.px, work, own_seed, ranks, stack)

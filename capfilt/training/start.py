@@ -22,12 +22,11 @@ from capfilt.config.find import find_yaml
 from capfilt.config.train import PretrainConfig
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.blip2.build import build_blip2, start_from
-from capfilt.modeling.blip2.language import FrozenLanguage
+from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.qformer import QFormer
-from capfilt.modeling.blip2.tokenizer import LanguageTokenizer
 from capfilt.modeling.clipcap.image import load_embedder
 from capfilt.modeling.clipcap.weights import assemble
-from capfilt.modeling.families import Loaded, build_network, image_side, load_network
+from capfilt.modeling.families import Loaded, build_network, image_side, load_language, load_network
 from capfilt.modeling.med import MED, missing_role
 from capfilt.modeling.soho.network import SOHO
 from capfilt.modeling.tokenizer import SPECIALS, Tokenizer
@@ -45,6 +44,8 @@ class Beginning:
     architecture: AnyArchitecture
     image: Path | str | None
     """What `init.image` stands for."""
+    text: Path | str | None = None
+    """What `init.text` stands for."""
     seen_by: Loaded | None = None
     """BLIP-2: the model whose image encoder, or Q-Former, is taken."""
 
@@ -53,11 +54,12 @@ class Beginning:
         return image_side(self.architecture)
 
 
-def begin(config: PretrainConfig, image: Path | str | None = None) -> Beginning:
+def begin(config: PretrainConfig, image: Path | str | None = None, text: Path | str | None = None) -> Beginning:
     """The architecture that `config` names, at its image size.
 
     Args:
         image: The folder that `config.init.image` stands for, where it is the name of another model.
+        text: The same of `config.init.text`.
 
     Raises:
         ConfigError: If the family does not begin with what `init` names, or needs what it does not name.
@@ -88,7 +90,7 @@ def begin(config: PretrainConfig, image: Path | str | None = None) -> Beginning:
             _same_size(config, section.size)
         case _:
             assert_never(architecture)
-    return Beginning(architecture, source, seen_by)
+    return Beginning(architecture, source, text or config.init.text, seen_by)
 
 
 def fresh(start: Beginning, config: PretrainConfig, texts: Iterable[str], *, prompt: str, seed: int) -> Loaded:
@@ -141,12 +143,25 @@ def _blip2(
         fitting = fitted(architecture, tokenizer)
         return Loaded(build_blip2(fitting, seed=seed, vision=eyes.vision), fitting, tokenizer)
     assert isinstance(eyes, QFormer)
-    checkpoint = config.init.text or architecture.language.checkpoint
-    language = FrozenLanguage.load(checkpoint, eos_id=architecture.language.eos_id)
+    checkpoint = start.text or architecture.language.checkpoint
+    if checkpoint is None:
+        raise ConfigError(
+            f"pretrain.init.text: architecture {config.architecture} needs a language model, found null. Name a folder or hub "
+            "name, or an earlier `pretrain` section with a ClipCap, whose GPT-2 is taken"
+        )
+    language, tokenizer_of_language = load_language(checkpoint, eos_id=architecture.language.eos_id)
+    room = language.longest - architecture.text.queries
+    if architecture.max_text_length > room:
+        raise ConfigError(
+            f"max_text_length: expected at most the {room} positions that the language model has behind "
+            f"{architecture.text.queries} queries, found {architecture.max_text_length}. Lower it in {config.architecture}"
+        )
+    own = architecture.language.model_copy(update={"checkpoint": str(checkpoint)})
+    architecture = architecture.model_copy(update={"language": own})
     model = build_blip2(architecture, seed=seed, vision=eyes.vision, language=language)
     assert not isinstance(model, QFormer)
     start_from(model, eyes)
-    return Loaded(model, architecture, LanguageTokenizer.load(checkpoint, language))
+    return Loaded(model, architecture, tokenizer_of_language)
 
 
 def _with_eyes(architecture: Blip2Architecture, seen_by: Loaded, config: PretrainConfig) -> Blip2Architecture:
@@ -228,7 +243,7 @@ def initialise(model: MED, config: PretrainConfig) -> None:
 
 
 def require_role(loaded: Loaded, role: Role, start: Path | str) -> None:
-    if role not in loaded.architecture.roles:
+    if role not in loaded.architecture.roles and not (role == "captioner" and isinstance(loaded.model, Blip2)):
         raise CheckpointError(missing_role(str(start), role))
 
 

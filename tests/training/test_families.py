@@ -264,3 +264,63 @@ def test_a_captioner_learns_from_stored_embeddings_of_one_source(make: Make, tmp
     assert changed == {"mapper", "text"}
     with pytest.raises(ConfigError, match="expected a ClipCap to start from, found a med"):
         finetune_captioner(FinetuneCaptioner(**asked), None, start=tmp_path / "eyes", **where | {"out": tmp_path / "d"})
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "t5", "clipcap"])
+def test_stage_2_of_blip2_learns_before_a_frozen_language_model_and_captions(
+    kind: str, make: Make, tmp_path: Path, human_file: str, picture: Callable[[int], bytes]
+) -> None:
+    import io
+
+    from PIL import Image
+
+    from capfilt.captioners import build_captioner
+    from capfilt.config.round import CaptionConfig
+    from capfilt.modeling.blip2.network import Blip2
+
+    stage_1 = make("blip2", "stage_1", {"steps": 2})
+    words = (
+        make("clipcap", "words", {"steps": 2}, image=tmp_path / "eyes") if kind == "clipcap" else language_model(tmp_path, kind)
+    )
+    ARCHITECTURES["blip2_lm"] = ARCHITECTURES["blip2"] + "roles: []\nlanguage: {}\n"
+    LOSSES["blip2_lm"] = Losses(lm=1)
+    start = make("blip2_lm", "stage_2", {"steps": 3}, image=stage_1, text=words)
+    asked = FinetuneCaptioner(losses=Losses(lm=1), steps=3, batch_size=4, lr=1e-2, threads=1)
+    where = {"out": tmp_path / "c", "work": tmp_path / "t-c", "seed": 1, "device": "cpu", "prompt": "a picture of "}
+    finetune_captioner(asked, human_file, start=start, **where)
+    before, after = load_network(start), load_network(tmp_path / "c")
+    assert isinstance(before.model, Blip2)
+    assert isinstance(after.model, Blip2)
+    frozen, kept = before.model.language.model.state_dict(), after.model.language.model.state_dict()
+    assert [name for name in frozen if not frozen[name].equal(kept[name])] == []
+    changed = {
+        name.split(".")[0] for name, value in after.model.state_dict().items() if not value.equal(before.model.state_dict()[name])
+    }
+    assert changed == {"qformer", "projection"}
+    assert not any("language" in name for name, _ in after.model.named_parameters())
+    config = {"captioner": {"kind": "blip2", "checkpoint": str(tmp_path / "c")}, "decode": {"kind": "greedy", "max_length": 12}}
+    captioner = build_captioner(CaptionConfig.model_validate(config), trained=None, device="cpu")
+    ((caption,),) = captioner.caption([Image.open(io.BytesIO(picture(1))).convert("RGB")], seeds=[[1]])
+    assert np.isfinite(caption.log_prob)
+
+
+def language_model(folder: Path, kind: str) -> Path:
+    """A tiny one of transformers with a tokenizer."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["<pad>", "</s>", "<unk>", "a", "square", "picture", "of", "red", "one", "small", "thing", "tiny"]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder / kind)
+    ids = {"vocab_size": len(words), "eos_token_id": 1, "pad_token_id": 0}
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        sizes = {"n_embd": 12, "n_layer": 1, "n_head": 2, "n_positions": 40}
+        model: Any = transformers.GPT2LMHeadModel(transformers.GPT2Config(**ids, **sizes, bos_token_id=1))
+    else:
+        sizes = {"d_model": 12, "d_kv": 6, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+        model = transformers.T5ForConditionalGeneration(transformers.T5Config(**ids, **sizes, decoder_start_token_id=0))
+    model.save_pretrained(folder / kind)
+    return folder / kind

@@ -95,8 +95,9 @@ class QFormerConfig(Section):
 class LanguageConfig(Section):
     """The frozen language model that reads the queries' outputs as soft prompts (BLIP-2 section 3.3)."""
 
-    checkpoint: str
-    """A transformers folder or hub name: decoder-only (OPT, GPT-2) or encoder-decoder (T5)."""
+    checkpoint: str | None = None
+    """A transformers folder or hub name: decoder-only (OPT, GPT-2) or encoder-decoder (T5); or a ClipCap's folder, whose GPT-2 is
+    taken. null: what the pipeline's `init.text` names."""
     eos_id: int | None = None
     """The token that ends a text. null: the model's own; BLIP-2 ends OPT's texts with a line break, 50118."""
 

@@ -37,6 +37,8 @@ def build_blip2(
         vision = load_model(architecture.image.checkpoint).model.vision
     settled = architecture.model_copy(update={"image": architecture.image.model_copy(update={"checkpoint": None})})
     if settled.language is not None and language is None:
+        if settled.language.checkpoint is None:
+            raise CheckpointError("language.checkpoint: expected the language model of stage 2, found null. Name its folder")
         language = FrozenLanguage.load(settled.language.checkpoint, eos_id=settled.language.eos_id)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

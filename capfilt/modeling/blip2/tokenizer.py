@@ -39,6 +39,10 @@ class LanguageTokenizer:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{checkpoint}: expected a tokenizer, found {reason}. Save the model's there") from None
 
+    def save(self, folder: Path | str) -> None:
+        """As transformers does; `load` reads it back."""
+        self._backend.save_pretrained(folder)
+
     def tokens(self) -> list[str]:
         """Token of every id, in order."""
         return [str(token) for token in self._backend.convert_ids_to_tokens(range(len(self._backend)))]
