@@ -12,6 +12,7 @@ from capfilt.evaluation.captioning import cider_d
 from capfilt.evaluation.tasks.base import Asked, Measured, refuse
 from capfilt.evaluation.tasks.data import Shown, read_task
 from capfilt.identity import row_seed
+from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.coca.network import CoCa
 from capfilt.modeling.med.network import MED
 
@@ -21,8 +22,8 @@ EXAMPLES = 8
 def captioning(task: CaptioningTask, asked: Asked) -> Measured:
     """Raises: ConfigError: If the network writes no text."""
     model: Any = asked.model
-    if not isinstance(model, MED | CoCa):
-        raise refuse(asked, task.label, "a MED or CoCa")
+    if not isinstance(model, MED | CoCa | QFormer):
+        raise refuse(asked, task.label, "a MED, CoCa or BLIP-2 of stage 1")
     rows = read_task(task.data, ("image", "captions"))
     shown = Shown([[row["image"]] for row in rows], asked.size, asked.work / "pictures", task.data)
     tokenizer: Any = asked.loaded.tokenizer

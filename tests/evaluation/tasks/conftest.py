@@ -20,6 +20,8 @@ ARCHITECTURES = {
     "med": f"{{kind: med, image: {IMAGE.replace(', KIND', '')}, text: {TEXT}, embed_dim: 16, queue_size: 8, init_std: 0.1}}",
     "coca": f"{{kind: coca, image: {IMAGE.replace('KIND', 'kind: vit')}, pooler: {{queries: 4, width: 32, heads: 2}}, "
     f"text: {TEXT}, multimodal: {{layers: 1, heads: 2, intermediate: 64}}, embed_dim: 16, max_text_length: 40, init_std: 0.1}}",
+    "blip2": f"{{kind: blip2, image: {IMAGE.replace(', KIND', '')}, text: {TEXT.replace('CLS', 'CLS, queries: 4')}, "
+    "embed_dim: 16, max_text_length: 40, init_std: 0.1}",
     "soho": "{kind: soho, image: {size: 32, stem: small, block: basic, width: 16, blocks: [1, 1]}, dictionary: {codes: 16}, "
     f"text: {TEXT.replace('CLS', 'CLS, mask_id: 4')}, init_std: 0.1}}",
 }

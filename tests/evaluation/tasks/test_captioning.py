@@ -11,7 +11,7 @@ from capfilt.evaluation.tasks.base import Asked
 from capfilt.evaluation.tasks.captioning import captioning
 
 
-@pytest.mark.parametrize("family", ["med", "coca"])
+@pytest.mark.parametrize("family", ["med", "coca", "blip2"])
 def test_captions_are_scored_without_their_prompt(family: str, data: Path, make_asked: Callable[..., Asked]) -> None:
     task = CaptioningTask(kind="captioning", data=str(data / "test-pairs.parquet"), decode=Greedy(min_length=8, max_length=12))
     asked = make_asked(family, batch_size=5)
@@ -26,5 +26,5 @@ def test_captions_are_scored_without_their_prompt(family: str, data: Path, make_
 
 
 def test_a_network_that_writes_nothing_is_refused(data: Path, make_asked: Callable[..., Asked]) -> None:
-    with pytest.raises(ConfigError, match="captioning: expected a MED or CoCa, found a SOHO"):
+    with pytest.raises(ConfigError, match="captioning: expected a MED, CoCa or BLIP-2 of stage 1, found a SOHO"):
         captioning(CaptioningTask(kind="captioning", data=str(data / "test-pairs.parquet")), make_asked("soho"))

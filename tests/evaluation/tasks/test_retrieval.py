@@ -14,7 +14,7 @@ from capfilt.evaluation.tasks.retrieval import clips, retrieval, video_retrieval
 from capfilt.evaluation.tasks.similar import PairMatcher, clip_features, image_embeds
 
 
-@pytest.mark.parametrize(("family", "reranked"), [("med", 16), ("coca", 0), ("soho", 24)])
+@pytest.mark.parametrize(("family", "reranked"), [("med", 16), ("coca", 0), ("soho", 24), ("blip2", 16)])
 def test_each_family_retrieves_both_ways_as_it_can(
     family: str, reranked: int, data: Path, make_asked: Callable[..., Asked]
 ) -> None:
@@ -32,7 +32,7 @@ def test_a_coca_is_not_asked_to_rerank(data: Path, make_asked: Callable[..., Ask
         retrieval(task, make_asked("coca"))
 
 
-@pytest.mark.parametrize("family", ["med", "soho"])
+@pytest.mark.parametrize("family", ["med", "soho", "blip2"])
 def test_a_pair_is_matched_as_it_would_be_alone(
     family: str, data: Path, make_asked: Callable[..., Asked], tmp_path: Path
 ) -> None:

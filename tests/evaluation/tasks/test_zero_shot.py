@@ -39,6 +39,13 @@ def test_the_features_of_a_labels_texts_are_averaged(
     assert found["classes"] == len(names)
 
 
+def test_a_blip2_takes_its_best_query(data: Path, make_asked: Callable[..., Asked]) -> None:
+    task = ZeroShotTask(kind="zero_shot", data=str(data / "test-labelled.parquet"), column="colour")
+    found = zero_shot(task, make_asked("blip2"))
+    assert 0 <= found["accuracy"]["value"] <= 1
+    assert found == zero_shot(task, make_asked("blip2", batch_size=5))
+
+
 def test_a_label_that_is_none_of_those_named_is_refused(data: Path, make_asked: Callable[..., Asked]) -> None:
     task = ZeroShotTask(kind="zero_shot", data=str(data / "test-labelled.parquet"), column="colour", labels=["pink"])
     with pytest.raises(InputError, match="expected labels among pink"):
