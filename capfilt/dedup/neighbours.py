@@ -168,16 +168,18 @@ def _ivf_hits(unit: Float32Array, radius: float, cells: int) -> Hits:
     try:
         index.train(unit)
         nprobe = index.nprobe = min(NPROBE, cells)
-        looked = [coarse.search(unit[start : start + _BATCH], nprobe) for start in range(0, len(unit), _BATCH)]
+        # With few dimensions these two are the largest things in memory: four bytes each, written in place.
+        near, cell = np.empty((len(unit), nprobe), np.float32), np.empty((len(unit), nprobe), np.int32)
+        for start in range(0, len(unit), _BATCH):
+            part = slice(start, start + _BATCH)
+            near[part], cell[part] = coarse.search(unit[part], nprobe)
     finally:
         faiss.omp_set_num_threads(threads)
-    near = np.concatenate([part[0] for part in looked])
-    cell = np.concatenate([part[1] for part in looked])
-    home = np.ascontiguousarray(cell[:, 0])
+    home = cell[:, 0].astype(np.int64)
     index.add_core(len(unit), faiss.swig_ptr(unit), None, faiss.swig_ptr(home))
     for start in range(0, len(unit), _BATCH):
         part = slice(start, start + _BATCH)
-        ends, _, found = index.range_search_preassigned(unit[part], radius, cell[part], near[part])
+        ends, _, found = index.range_search_preassigned(unit[part], radius, cell[part].astype(np.int64), near[part])
         yield _numbered(ends, start), found.astype(np.int64)
 
 
