@@ -126,7 +126,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
             world.do(f"{name} {web.kind}" if web else name)
             on_step(types.SimpleNamespace(step=1, loss=0.5))
             for file in ("model.safetensors", "architecture.yaml", "tokenizer.json"):
-                files.put(str(out / file), f"{out.parent.parent.name} {name}".encode())
+                files.put(str(out / file), f"kind: med  # {out.parent.parent.name} {name}".encode())
 
         return fake
 

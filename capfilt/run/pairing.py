@@ -107,7 +107,8 @@ def check_checkpoints(pipeline: Pipeline) -> None:
 
 
 def compare(captioner: str, scorer: str) -> tuple[Kinship, Kinship] | None:
-    """Image encoders and whole weights of two MEDs, each loaded on the CPU; None where one is no MED or not to be had here."""
+    """Image encoders and whole weights of two models. MEDs are loaded, on the CPU; of others, and of what is not to be had here,
+    only equal files are noticed, and None says that nothing is known."""
     from capfilt.modeling.trunk import share_weights, trunk_identity
     from capfilt.modeling.weights import load_model
 
@@ -115,7 +116,8 @@ def compare(captioner: str, scorer: str) -> tuple[Kinship, Kinship] | None:
         with ExitStack() as stack:
             one, other = (load_model(stack.enter_context(local_folder(source))) for source in (captioner, scorer))
     except (CheckpointError, ConfigError):
-        return None  # on a cluster, the workers' machines may have it; where they have not, they say so
+        # On a cluster, the workers' machines may have it; where they have not, they say so.
+        return ("separate", "shared") if model_identity(captioner) == model_identity(scorer) else None
     if trunk_identity(one.model, one.architecture) != trunk_identity(other.model, other.architecture):
         return "separate", "separate"
     return "shared", "shared" if share_weights(one.model, other.model) else "separate"

@@ -1,5 +1,6 @@
 """Equal image encoders are found by content, run as one with the same bytes, and one set of weights in both roles is refused."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,4 +124,6 @@ def test_another_family_and_a_model_that_is_not_here_are_nobodys_twins(twin: Twi
     other = twin()
     (other / "architecture.yaml").write_text("kind: coca\n")
     assert compare(str(twin()), str(other)) is None
+    again = shutil.copytree(other, tmp_path / "again")
+    assert compare(str(other), str(again)) == ("separate", "shared")
     assert compare(str(twin()), str(tmp_path / "nowhere")) is None
