@@ -1,6 +1,8 @@
 """The quickstart of each family from end to end at a small size: the same files and the same report as MED's."""
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +61,18 @@ def run_small(family: str, place: Path) -> Path:
     return place / "runs" / name
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def finished_family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    return request.param, run_small(request.param, tmp_path_factory.mktemp(request.param))
+Finished = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A family's run, made once."""
+    return cache(lambda family: run_small(family, tmp_path_factory.mktemp(family)))
+
+
+@pytest.fixture(params=FAMILIES)
+def finished_family(request: pytest.FixtureRequest, finished_run: Finished) -> tuple[str, Path]:
+    return request.param, finished_run(request.param)
 
 
 def captions(run: Path) -> list[dict[str, Any]]:
@@ -106,9 +117,9 @@ def test_a_data_set_measures_and_a_report_come_out(finished_family: tuple[str, P
     assert "What the filter thinks" in html
 
 
-def test_a_captioner_goes_on_from_the_embeddings_of_a_finished_run(tmp_path_factory: pytest.TempPathFactory) -> None:
-    place = tmp_path_factory.mktemp("stored")
-    run = run_small("clipcap", place)
+def test_a_captioner_goes_on_from_the_embeddings_of_a_finished_run(finished_run: Finished) -> None:
+    run = finished_run("clipcap")
+    place = run.parent.parent
     start = load_network(run / "round-1" / "models" / "captioner").model.state_dict()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
