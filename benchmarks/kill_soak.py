@@ -67,7 +67,6 @@ ORPHANS_S = 20.0  # after the driver died
 PHASES = re.compile(r"^(small web|pool|round \d+ [a-z, ]+|report)\b", re.MULTILINE)
 START = "start"  # what a driver does before its first word
 RAY_PHASES = {"pool", "round 1 caption, filter"}
-RAY_START_S = 12.0
 PER_PHASE = 0.35  # chance of each phase to be the next target
 
 
@@ -126,11 +125,17 @@ def phase(log: Path) -> str:
     return str(said[-1]).strip() if said else START
 
 
-def kill(process: subprocess.Popen[bytes], chance: random.Random) -> tuple[str, bool]:
+def workers_of(process: subprocess.Popen[bytes]) -> dict[int, str]:
+    return {pid: called for pid, (_, called) in family(process.pid).items() if called.startswith(WORKERS)}
+
+
+def kill(process: subprocess.Popen[bytes], chance: random.Random, only: str | None = None) -> tuple[str, bool]:
     """What was killed, and whether the driver is gone."""
-    workers = {pid: called for pid, (_, called) in family(process.pid).items() if called.startswith(WORKERS)}
-    what = chance.choice(["group", "driver", "worker", "worker"] if workers else ["group", "driver"])
+    workers = workers_of(process)
+    what = only or chance.choice(["group", "driver", "worker", "worker"] if workers else ["group", "driver"])
     if what == "worker":
+        if not workers:
+            return "worker (none was left)", False
         pid = chance.choice(sorted(workers))
         try:
             os.kill(pid, signal.SIGKILL)
@@ -233,6 +238,8 @@ class Soak:
         here = record.get("phase") if record["kills_before_this_run"] < len(record["each_kill"]) else None
         names = list(timeline)
         ahead = names[names.index(here) if here in timeline else 0 :]
+        if self.options.only == "worker":
+            ahead = [name for name in ahead if name in RAY_PHASES]
         on_ray = bool(set(ahead) & RAY_PHASES) and chance.random() < self.options.ray
         record["starts"] += 1
         process = start(output, "ray" if on_ray else "local", log)
@@ -241,12 +248,12 @@ class Soak:
             target = self._target(ahead, chance)
             if target is None:
                 break
-            stay = timeline[target] + (RAY_START_S if on_ray and target in RAY_PHASES else 0.0)
-            if not self._reached(process, log, target, chance.uniform(0, stay)):
+            stay = timeline[target]
+            if not self._reached(process, log, target, chance.uniform(0, stay), needs_worker=on_ray and target in RAY_PHASES):
                 break
             at = phase(log)
             relatives = family(process.pid)
-            what, is_gone = kill(process, chance)
+            what, is_gone = kill(process, chance, self.options.only)
             entry = {
                 "kill": len(record["each_kill"]) + 1,
                 "run": len(record["each_run"]) + 1,
@@ -266,7 +273,8 @@ class Soak:
             self._write()
             if is_gone:
                 return False
-            ahead = names[names.index(at) if at in timeline else 0 :]
+            # One kill of a worker per phase: a chunk has four tries, and its quarantine is another test.
+            ahead = ahead[ahead.index(target) + (what.startswith("worker")) :]
         code = process.wait()
         if code != 0:
             told = log.read_text(errors="replace")[-4000:]
@@ -275,15 +283,19 @@ class Soak:
 
     def _target(self, ahead: list[str], chance: random.Random) -> str | None:
         """Each phase still to come is passed over with the same chance, and all of them by a run that may end."""
-        return next((name for name in ahead if chance.random() < PER_PHASE), None)
+        return next((name for name in ahead if self.options.only or chance.random() < PER_PHASE), None)
 
-    def _reached(self, process: subprocess.Popen[bytes], log: Path, target: str, stay: float) -> bool:
-        """Wait until the driver is in `target` or past it, and `stay` seconds more; False where it ended first."""
+    def _reached(self, process: subprocess.Popen[bytes], log: Path, target: str, stay: float, *, needs_worker: bool) -> bool:
+        """Wait until the driver is in `target` or past it, and `stay` seconds more; False where it ended first.
+
+        On Ray these seconds begin with the first worker: Ray takes longer to start than the work takes.
+        """
         names = list(self.record["uninterrupted_s"])
         since = None
         while process.poll() is None:
             at = phase(log)
-            if since is None and (target == START or (at in names and names.index(at) >= names.index(target))):
+            is_past = at in names and names.index(at) > names.index(target)
+            if since is None and (target == START or is_past or (at == target and (not needs_worker or workers_of(process)))):
                 since = time.monotonic()
             if since is not None and time.monotonic() - since >= stay:
                 return True
@@ -337,6 +349,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and of what is killed")
     parser.add_argument("--ray", type=float, default=0.2, metavar="SHARE", help="of the starts with chunks to do: on Ray")
+    parser.add_argument("--only", choices=["worker"], help="one Ray worker in each phase that has some; with --ray 1")
     parser.add_argument("--work", type=Path, help="folder to work in, kept; a temporary one where left out")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
