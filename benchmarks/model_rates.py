@@ -78,13 +78,13 @@ def main() -> None:
 
 
 def write(name: str, result: dict[str, Any]) -> None:
-    """Into the file, beside the cases that were measured another time."""
+    """Into the file, beside the cases, and the effects on scores, that were measured another time."""
     import torch
 
     print(json.dumps({"name": name} | result), flush=True)
     out = ROOT / "benchmarks" / "results" / "model_rates.json"
     known = json.loads(out.read_text())["cases"] if out.exists() else {}
-    told = {"what": __doc__.split("\n")[0], "torch": torch.__version__, "cases": known | {name: result}}
+    told = {"what": __doc__.split("\n")[0], "torch": torch.__version__, "cases": known | {name: known.get(name, {}) | result}}
     out.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
 
 
