@@ -5,15 +5,15 @@
 
 DATA is a folder with flickr8k/ and web_text/ (see real_pool_data.py for the columns). pipelines/real_pool.yaml runs once on the
 pool served over loopback and downloaded, and, up to `screen`, once on the same pictures as bytes in Parquet; the two pools are
-compared. Its rounds are two of the four arms. In each a new model learns for as many steps, a quarter of it human pairs, the rest
+compared. Its rounds are two of the four arms. In each a new model learns for as many steps, half of it human pairs, the rest
 
     raw              from the web texts as they are (round 0)
     both             from web and synthetic texts that pass the filter (round 1)
     filter_only      from web texts that pass the filter
     captioner_only   from web and synthetic texts, none filtered
 
-as in BLIP's Table 1. Where hardly any web text reaches the threshold of 0.5, it is lowered to their median (`threshold`). Every
-stage's figures are written at once; a run that was stopped goes on where it was.
+as in BLIP's Table 1. Where hardly any web text reaches ITM's threshold of 0.5, the filter judges by ITC instead, at the web
+texts' median (`threshold`). Every stage's figures are written at once; a run that was stopped goes on where it was.
 """
 
 import argparse
@@ -30,7 +30,10 @@ from real_pool_data import HOST, KINDS, make_pool
 
 ROOT = Path(__file__).resolve().parents[1]
 PIPELINE = ROOT / "pipelines" / "real_pool.yaml"
-ARMS = {"filter_only": {"policy": "web"}, "captioner_only": {"policy": "both", "min_itm": 0.0}}
+ARMS: dict[str, dict[str, Any]] = {
+    "filter_only": {"policy": "web"},
+    "captioner_only": {"policy": "both", "min_itm": 0.0, "min_itc": None},
+}
 LEAST = 0.1  # of the web texts
 UNITS = (
     "round-0/pretrain",
@@ -111,6 +114,7 @@ def load(args: argparse.Namespace, inputs: Path, output: Path, *more: str) -> An
         f"read.paths=[{inputs / 'pool.parquet'}]",
         # Flickr8k's splits share no picture, and the embedding of so small a filter takes different pictures for copies
         "dedup=null",
+        "select.min_itc=null",  # first by ITM; see `choose_threshold`
         f"pretrain.human={inputs / 'human.parquet'}",
         f"finetune.human={inputs / 'human.parquet'}",
         f"evaluate.heldout={inputs / 'heldout.parquet'}",
@@ -172,9 +176,9 @@ def train_arms(args: argparse.Namespace, inputs: Path, notes: Notes) -> None:
     run = args.folder / "urls"
     with Loopback(inputs / "served.parquet") as server:  # a pool that lacks a chunk asks again
         for unit in UNITS:
-            threshold = notes.read().get("threshold", {}).get("min_itm", 0.5)
-            pipeline = load(args, inputs, run, connected(server), f"select.min_itm={threshold}")
-            start_from = "round-1/select" if unit == "round-1/write" and decided_at(run) != threshold else None
+            asked = notes.read().get("threshold", {}).get("set", [])
+            pipeline = load(args, inputs, run, connected(server), *asked)
+            start_from = "round-1/select" if unit == "round-1/write" and decided_at(run) != pipeline.select.min_itc else None
             notes.timed(unit, partial(run_pipeline, pipeline, until=unit, start_from=start_from))
             if unit == "round-1/filter" and "threshold" not in notes.read():
                 notes.add("threshold", choose_threshold(run))
@@ -184,45 +188,63 @@ def train_arms(args: argparse.Namespace, inputs: Path, notes: Notes) -> None:
                 notes.add("selection", json.loads((run / "round-1" / "selection" / "summary.json").read_text()))
     metrics = json.loads((run / "round-1" / "metrics.json").read_text())
     notes.add_arm("both", short(metrics))
-    notes.add("filter_quality", {**metrics["filter_quality"], "web_roc_auc_of_itc": by_cosine(run, inputs / "truth.parquet")})
+    notes.add("filter_quality", {**metrics["filter_quality"], "web_by_score": by_score(run, inputs / "truth.parquet")})
     for name, changes in ARMS.items():
         notes.timed(f"arm {name}", partial(add_arm, notes, pipeline, run, name, changes))
 
 
 def decided_at(run: Path) -> float | None:
-    """The threshold of the run's selection."""
+    """The cosine that the run's selection went by, None where there is no selection or it went by ITM."""
     path = run / "round-1" / "selection" / "summary.json"
-    return float(json.loads(path.read_text())["min_itm"]) if path.exists() else None
+    found = json.loads(path.read_text()).get("min_itc") if path.exists() else None
+    return None if found is None else float(found)
 
 
 def choose_threshold(run: Path) -> dict[str, Any]:
-    """BLIP's 0.5 where at least `LEAST` of the web texts reach it, else the score that half of them reach; no truth is asked.
+    """ITM at BLIP's 0.5 where at least `LEAST` of the web texts reach it, else the cosine that half of them reach.
 
-    In ITM's training one pair in three matches, so a filter that has learnt little says a third of everything.
+    No truth is asked. In ITM's training one pair in three matches, so a filter that has learnt little says a third of everything.
     """
     import numpy as np
 
-    scores = np.array([text["itm"] for text in scored_texts(run) if text["origin"] == "web"])
-    share = float((scores >= 0.5).mean())
-    threshold = 0.5 if share >= LEAST else round(float(np.median(scores)), 4)
-    quantiles = dict(zip(("min", "p10", "p50", "p90", "max"), np.quantile(scores, [0, 0.1, 0.5, 0.9, 1]).tolist(), strict=True))
-    return {"min_itm": threshold, "web_share_at_0.5": round(share, 4), "web_itm": {k: round(v, 4) for k, v in quantiles.items()}}
+    web = [text for text in scored_texts(run) if text["origin"] == "web"]
+    itm, itc = (np.array([text[name] for text in web]) for name in ("itm", "itc"))
+    share = float((itm >= 0.5).mean())
+    wanted = [] if share >= LEAST else [f"select.min_itc={round(float(np.median(itc)), 4)}"]
+    return {"set": wanted, "web_share_at_itm_0.5": round(share, 4), "web_itm": quantiles(itm), "web_itc": quantiles(itc)}
 
 
-def by_cosine(run: Path, truth: Path) -> dict[str, Any]:
-    """ROC AUC of the ITC cosine, which `select` does not use, on the same web texts: each kind of false ones against the own."""
+def quantiles(scores: Any) -> dict[str, float]:
+    import numpy as np
+
+    found = np.quantile(scores, [0, 0.1, 0.5, 0.9, 1]).tolist()
+    return {name: round(value, 4) for name, value in zip(("min", "p10", "p50", "p90", "max"), found, strict=True)}
+
+
+def by_score(run: Path, truth: Path) -> dict[str, Any]:
+    """ITM and ITC on the web texts: ROC AUC of each false kind against the own; precision and recall of the upper half."""
     import numpy as np
     import pyarrow.parquet as pq
 
-    from capfilt.evaluation.filter_quality import roc_auc
+    from capfilt.evaluation.filter_quality import precision_recall, roc_auc
 
     kind_of = {row["uid"]: row["noise_kind"] for row in pq.read_table(truth, columns=["uid", "noise_kind"]).to_pylist()}
     web = [text for text in scored_texts(run) if text["origin"] == "web"]
-    found = {}
-    for kind in KINDS[1:]:
-        told = [(text["itc"], kind_of[text["uid"]] == "own") for text in web if kind_of[text["uid"]] in ("own", kind)]
-        auc = roc_auc(np.array([itc for itc, _ in told]), np.array([is_own for _, is_own in told]))
-        found[kind] = None if auc is None else round(auc, 4)
+    kinds = np.array([kind_of[text["uid"]] for text in web])
+    is_own = kinds == "own"
+    found: dict[str, Any] = {}
+    for name in ("itm", "itc"):
+        scores = np.array([text[name] for text in web])
+        told: dict[str, float | None] = {"all": roc_auc(scores, is_own)}
+        for kind in KINDS[1:]:
+            compared = is_own | (kinds == kind)
+            told[kind] = roc_auc(scores[compared], is_own[compared])
+        precision, recall = precision_recall(scores >= np.median(scores), is_own)
+        rounded = {kind: None if auc is None else round(auc, 4) for kind, auc in told.items()}
+        found[name] = {
+            "roc_auc": rounded,
+            "upper_half": {"precision": precision, "recall": recall, "own_share": float(is_own.mean())},
+        }
     return found
 
 
@@ -279,12 +301,19 @@ def add_arm(notes: Notes, pipeline: Any, run: Path, name: str, changes: dict[str
         candidates=(),
         selection=None,
         round_number=1,
-        min_itm=select.min_itm,
+        min_itm=select.threshold,
+        score=select.score,
         **common,
     )
     summary = json.loads((view / "summary.json").read_text())
     notes.add_arm(
-        name, {**short(measured), "dataset": {name: summary[name] for name in ("policy", "min_itm", "kept_rows", "kept_texts")}}
+        name,
+        {
+            **short(measured),
+            "dataset": {
+                name: summary[name] for name in ("policy", "min_itm", "min_itc", "kept_rows", "kept_texts") if name in summary
+            },
+        },
     )
 
 
