@@ -143,10 +143,8 @@ def measure(arguments: argparse.Namespace) -> None:
         "what": "families trained from scratch in the quickstart's world, round 0; one seed, one run each",
         "settings": {
             "pictures": arguments.pictures,
-            "steps": arguments.steps,
             "batch": arguments.batch,
             "lr": arguments.lr,
-            "finetune_steps": arguments.finetune_steps,
             "seed": arguments.seed,
             "judged_pictures": len(pictures),
             "heldout_pictures": arguments.heldout,
@@ -222,6 +220,8 @@ def _held_out(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "learning": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "steps": _steps(arguments.out / name / "training-pretrained"),
+        "finetune_steps": _steps(arguments.out / name / f"training-{_roles(name)[-1]}"),
         "cpu_seconds_per_step": told["seconds_per_step"],
         "mean_recall_at_1": (found["primary"] or {}).get("value"),
         "mean_recall_at_1_interval": (found["primary"] or {}).get("interval"),
@@ -229,6 +229,11 @@ def _held_out(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "true_captions": captioning.get("true"),
         "true_captions_interval": captioning.get("true_interval"),
     }
+
+
+def _steps(training: Path) -> int:
+    """That were done, by the log: families may have been given different numbers."""
+    return int(json.loads((training / "log.jsonl").read_text().splitlines()[-1])["step"])
 
 
 def _written(folder: Path, name: str, pictures: list[Any]) -> tuple[list[str], float]:

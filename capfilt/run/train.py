@@ -13,6 +13,7 @@ from capfilt.config.round import CustomModel
 from capfilt.run import files
 from capfilt.run.context import Context
 from capfilt.run.decide import Scored
+from capfilt.run.scratch import tree
 from capfilt.run.steps import key_of, model_identity
 
 if TYPE_CHECKING:
@@ -77,7 +78,16 @@ def _model_step(context: Context, number: int, name: str, key: str, models: Mapp
         # The next round's texts and scores come from the models that give way here. Without this line the run would refuse
         # its own models as changed ones.
         clear += [f"round-{number + 1}/candidates", f"steps/round-{number + 1}-candidates.json"]
-    context.steps.run(f"{folder}/{name}", key, done, make, clear=clear)
+    beside: list[str] = []
+
+    def made() -> None:
+        make()
+        # A language model that was taken along, its tokenizer's files: known when they are there.
+        begin = len(context.pipeline.output.rstrip("/")) + 1
+        paths = (path[begin:] for model in models for path in tree(context.path(folder, "models", model)))
+        beside.extend(path for path in paths if path not in done)
+
+    context.steps.run(f"{folder}/{name}", key, done, made, clear=clear, sealed=beside)
 
 
 def _next_round_uses_them(pipeline: Pipeline) -> bool:

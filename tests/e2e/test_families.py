@@ -130,3 +130,31 @@ def test_a_captioner_goes_on_from_the_embeddings_of_a_finished_run(finished_run:
     eyes = load_network(run / "round-0" / "models" / "filter").model.state_dict()
     assert any(not made[name].equal(start[name]) for name in made if name.startswith("mapper."))
     assert made["embedder.image_projection.weight"].equal(eyes["image_projection.weight"])
+
+
+def test_a_second_stage_of_blip2_runs_in_the_line_and_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from capfilt.run.verify import verify
+
+    sections = [
+        ("encoder", "med_tiny", "", "{itc: 1, itm: 1, lm: 1}"),
+        ("words", "clipcap_tiny", "image: encoder", "{lm: 1}"),
+        ("qformer", "blip2_tiny", "image: encoder", "{itc: 1, itm: 1, lm: 1}"),
+        ("stage_2", "blip2_tiny_lm", "image: qformer, text: words", "{lm: 1}"),
+    ]
+    common = (
+        'mix: {web: 0.8, human: 0.2}, human: "{output}/miniweb/human.parquet", steps: 2, batch_size: 6, lr: 0.001, threads: 1'
+    )
+    several = ", ".join(
+        f"{{name: {name}, architecture: {network}, init: {{{begins}}}, losses: {losses}, {common}}}"
+        for name, network, begins, losses in sections
+    )
+    settings = [*SMALL, f"pretrain=[{several}]", "finetune.captioner.start=stage_2", "finetune.filter.start=qformer"]
+    monkeypatch.chdir(tmp_path)
+    pipeline = load_pipeline("quickstart_blip2", settings)
+    run_pipeline(pipeline, source=Path("x.yaml"), progress=SilentProgress(), until="caption")
+    run = tmp_path / "runs" / "quickstart_blip2"
+    assert any(text["origin"] == "synthetic" for text in captions(run))
+    frozen, kept = (sorted((run / "round-0" / "models" / name / "language").glob("*")) for name in ("stage_2", "captioner"))
+    assert [path.name for path in frozen] == [path.name for path in kept] != []
+    assert [path.read_bytes() for path in frozen] == [path.read_bytes() for path in kept]
+    assert verify(pipeline, rows=4, seed=0, progress=SilentProgress()).differences == []
