@@ -58,6 +58,15 @@ class _Dumper(yaml.SafeDumper):
     }
 
 
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """In double quotes where it has one of Unicode's further line breaks: PyYAML writes them raw, and reads them as a space."""
+    style = '"' if any(sign in text for sign in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def dump(tree: Any) -> str:
     """YAML that `parse` reads back to an equal tree of dicts, lists and scalars."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from capfilt.config.source import dump, parse
@@ -51,6 +51,8 @@ def test_scalars_are_read_as_yaml_1_2_does(text: str, value: object) -> None:
 
 
 @given(plain_values)
+@example("a\x85b")
+@example("\u2028")
 def test_plain_values_survive_the_round_trip(value: object) -> None:
     assert parse(dump({"key": value}), "x.yaml").tree == {"key": value}
 
