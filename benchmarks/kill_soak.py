@@ -135,7 +135,7 @@ def kill(process: subprocess.Popen[bytes], chance: random.Random, only: str | No
     what = only or chance.choice(["group", "driver", "worker", "worker"] if workers else ["group", "driver"])
     if what == "worker":
         if not workers:
-            return "worker (none was left)", False
+            return "none (no worker was left)", False
         pid = chance.choice(sorted(workers))
         try:
             os.kill(pid, signal.SIGKILL)
