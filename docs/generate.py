@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from capfilt.config.architecture import Architecture
+from capfilt.config.architectures.families import AnyArchitecture
 from capfilt.config.base import Section, is_operational
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.words import words_of
@@ -33,7 +33,9 @@ def configuration() -> str:
     done: set[type[Section]] = set()
     parts += _section("pipeline file", Pipeline, False, done)
     parts += ["# Architecture files\n"]
-    parts += _section("architecture file", Architecture, False, done)
+    for family in get_args(AnyArchitecture):
+        kind = get_args(family.model_fields["kind"].annotation)[0]
+        parts += _section(f"architecture file (kind: {kind})", family, False, done)
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -56,6 +58,8 @@ def _section(title: str, section: type[Section], operational: bool, done: set[ty
             kind = child.model_fields.get("kind")
             tag = f" (kind: {get_args(kind.annotation)[0]})" if kind and len(_sections(field.annotation)) > 1 else ""
             path = name if title in ("pipeline file", "architecture file") else f"{title.split(' (')[0]}.{name}"
+            if title.startswith("architecture file ("):
+                path = f"{title.removesuffix(')').split(': ')[1]}.{name}"
             inner.append((path + tag, child, is_op))
     level = "##" if title in ("pipeline file", "architecture file") or "." not in title else "###"
     out = [f"{level} {title}\n", *([doc.split("\n\n")[0].replace("\n", " ") + "\n"] if doc else [])]
