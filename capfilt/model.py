@@ -24,10 +24,15 @@ from capfilt.modeling.med.checkpoints.find import is_checkpoint_name
 
 
 class Model:
-    """A MED with its tokenizer and preprocessing. Pictures are RGB PIL images of any size.
+    """A network of any family with its tokenizer and preprocessing. Pictures are RGB PIL images of any size.
 
-    A published fine-tune has one role: a captioning checkpoint cannot match or embed, an ITM checkpoint cannot caption; asked for
-    it, they raise a CheckpointError.
+    What the weights cannot do raises a CheckpointError that says so:
+
+        MED        captions, matches, embeds; a published fine-tune has one role, captioner or filter
+        CoCa       captions, matches by its cosine, embeds
+        BLIP-2     stage 1 captions, matches, embeds (transformers' retrieval folders do not caption); stage 2 captions
+        ClipCap    captions
+        SOHO       matches, embeds pictures
     """
 
     def __init__(self, network: Inference) -> None:
@@ -55,7 +60,9 @@ class Model:
         return [texts[0].text for texts in captioner.caption(images, seeds=seeds)]
 
     def match(self, images: Sequence[Image], texts: Sequence[str]) -> Float32Array:
-        """Probability that each text describes its picture, float32 [n]; pairs are taken by position. BLIP's two-way ITM softmax.
+        """How well each text describes its picture, float32 [n]; pairs are taken by position.
+
+        The probability of the two-way ITM softmax (BLIP section 3.1), 0 to 1; of a CoCa, which has no ITM, the cosine, -1 to 1.
 
         Raises:
             ValueError: If the two sequences differ in length.
@@ -63,11 +70,15 @@ class Model:
         if len(images) != len(texts):
             raise ValueError(f"expected as many texts as pictures, found {len(texts)} and {len(images)}; pair them by position")
         scores = self._filter.score(images, [[text] for text in texts])
-        assert scores.itm is not None
-        return np.asarray([own[0] for own in scores.itm], dtype=np.float32)
+        found = scores.itc if scores.itm is None else scores.itm
+        assert found is not None
+        return np.asarray([own[0] for own in found], dtype=np.float32)
 
     def embed_images(self, images: Sequence[Image]) -> Float32Array:
-        """Unit-norm features [n, dim]; their product with those of texts is the ITC cosine."""
+        """Unit-norm features [n, dim]; their product with those of texts is the ITC cosine.
+
+        Of a BLIP-2 the mean of its queries' features: ITC takes the best query instead. Of a SOHO the mean visual feature.
+        """
         return self._filter.embed_images(images)
 
     def embed_texts(self, texts: Sequence[str]) -> Float32Array:
@@ -87,11 +98,12 @@ def load_model(
     """A model from a checkpoint, or a fresh one with random weights from an architecture.
 
     Args:
-        source: A model folder of ours; a transformers folder of BlipForConditionalGeneration or BlipForImageTextRetrieval; a .pth
-            file of the original BLIP code; a hub name such as Salesforce/blip-image-captioning-base (from the hub's cache, or
-            over the network); or an architecture (typed, or the name or path of a YAML in models/).
-        vocabulary: WordPiece file, one token a line; needed for an architecture or a .pth file, which bring none (for a .pth
-            file, `vocab.txt` beside it is found).
+        source: A model folder of ours; a published checkpoint of BLIP, BLIP-2, CoCa, ClipCap or SOHO: a folder of transformers
+            or open_clip, a file of the authors' (`modeling/others.py` says what lies beside it), a hub name such as
+            Salesforce/blip-image-captioning-base (from the hub's cache, or over the network); or a MED's architecture (typed, or
+            the name or path of a YAML in models/).
+        vocabulary: WordPiece file, one token a line; needed for an architecture or a file of BLIP, LAVIS or SOHO, which bring
+            none (`vocab.txt` beside the file is found). Of a CoCa or ClipCap a folder with its tokenizer.
         seed: Of fresh weights.
 
     Raises:

@@ -27,25 +27,25 @@ class MedModel(NamedModel):
 
 
 class CocaModel(NamedModel):
-    """A CoCa: a folder that was trained here."""
+    """A CoCa: a folder that was trained here, or open_clip's with CLIP's tokenizer in it."""
 
     kind: Literal["coca"]
 
 
 class Blip2Model(NamedModel):
-    """A BLIP-2: a folder that was trained here. Its language model, where it has one, captions."""
+    """A BLIP-2: a folder that was trained here, of transformers' or LAVIS'. Its language model, if any, captions."""
 
     kind: Literal["blip2"]
 
 
 class ClipCapModel(NamedModel):
-    """A ClipCap with an image side: a folder that was trained here."""
+    """A ClipCap with an image side: a folder that was trained here, or a released file beside GPT-2's tokenizer and `clip/`."""
 
     kind: Literal["clipcap"]
 
 
 class SohoModel(NamedModel):
-    """A SOHO: a folder that was trained here."""
+    """A SOHO: a folder that was trained here, or its authors' file with vocab.txt beside it."""
 
     kind: Literal["soho"]
 

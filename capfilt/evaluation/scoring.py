@@ -15,6 +15,7 @@ from torch import Tensor
 
 from capfilt.errors import ConfigError
 from capfilt.modeling.blip2.qformer import QFormer
+from capfilt.modeling.clipcap.image import centre_square
 from capfilt.modeling.coca.network import CoCa
 from capfilt.modeling.families import image_side, load_network
 from capfilt.modeling.med.network import MED
@@ -44,13 +45,20 @@ class PairScorer:
                 f"evaluate.retrieval.model: expected a model that scores pairs, found a {loaded.architecture.kind}. Name another"
             )
         self._device = device
-        ids_MT, mask_MT = loaded.tokenizer.encode_batch(texts, loaded.architecture.max_text_length)
+        # A released CoCa's [CLS] depends on the padding, which then is always full.
+        self._padded_to = self._model.padded_to if isinstance(self._model, CoCa) else None
+        longest = loaded.architecture.max_text_length
+        ids_MT, mask_MT = loaded.tokenizer.encode_batch(texts, longest, pad_to=self._padded_to)
         self._ids_MT, self._mask_MT = torch.from_numpy(ids_MT), torch.from_numpy(mask_MT)
         self._lengths_M: Int64Array = mask_MT.sum(1)
         embeds: list[Tensor] = []
+        side = image_side(loaded.architecture)
         with torch.inference_mode():
             for start in range(0, len(images), IMAGES_AT_ONCE):
-                pixels = to_uint8(images[start : start + IMAGES_AT_ONCE], image_side(loaded.architecture)).to(device)
+                seen = images[start : start + IMAGES_AT_ONCE]
+                if loaded.takes_middle:
+                    seen = [centre_square(image, side) for image in seen]
+                pixels = to_uint8(seen, side).to(device)
                 embeds.append(self._model.encode_image(normalise(pixels, cast(Any, loaded.architecture))))
         self._embeds_NLD = torch.cat(embeds)
 
@@ -91,7 +99,7 @@ class PairScorer:
         return found
 
     def _texts(self, index: Int64Array) -> tuple[Tensor, Tensor]:
-        width = int(self._lengths_M[index].max())
+        width = self._padded_to or int(self._lengths_M[index].max())
         rows = torch.from_numpy(index)
         return self._ids_MT[rows, :width].to(self._device), self._mask_MT[rows, :width].to(self._device)
 

@@ -66,6 +66,10 @@ def _empty(texts: list[list[str]]) -> Table:
 class CocaFilter(MedFilter):
     """Cosine of the contrastive query and the text's [CLS]."""
 
+    def _width(self, length: int) -> int:
+        model = cast(CoCa, self._network.model)
+        return model.padded_to or super()._width(length)
+
     def score(self, images: Sequence[Image], texts: Sequence[Sequence[str]]) -> Scores:
         found = super().score(images, texts)
         return Scores(None, found.itc, found.embedding)

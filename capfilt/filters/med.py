@@ -93,8 +93,7 @@ class MedFilter:
         lengths = mask.sum(1)
         buckets: dict[int, list[int]] = {}
         for row, length in enumerate(lengths):
-            width = min(-(-int(length) // LENGTH_STEP) * LENGTH_STEP, network.architecture.text.max_positions)
-            buckets.setdefault(width, []).append(row)
+            buckets.setdefault(self._width(int(length)), []).append(row)
         batches = []
         for width, rows in sorted(buckets.items()):
             for start in range(0, len(rows), size):
@@ -107,6 +106,10 @@ class MedFilter:
                 at = [flat[row] for row in padded]
                 batches.append((at, torch.from_numpy(ids_RT).to(network.device), torch.from_numpy(mask_RT).to(network.device)))
         return batches
+
+    def _width(self, length: int) -> int:
+        """Tokens that a text of so many is padded to."""
+        return min(-(-length // LENGTH_STEP) * LENGTH_STEP, self._network.architecture.text.max_positions)
 
     def embed_images(self, images: Sequence[Image]) -> Float32Array:
         """Unit-norm image features, float32 [n, dim]."""

@@ -27,17 +27,19 @@ from capfilt.modeling.blip2.tokenizer import LanguageTokenizer
 from capfilt.modeling.clipcap.network import ClipCap
 from capfilt.modeling.clipcap.tokenizer import GptTokenizer, load_tokenizer
 from capfilt.modeling.coca.network import CoCa
+from capfilt.modeling.coca.tokenizer import ClipTokenizer
 from capfilt.modeling.inference import Inference, model_name
-from capfilt.modeling.med.checkpoints.find import find_checkpoint
+from capfilt.modeling.med.checkpoints.find import LANGUAGE, find_checkpoint
 from capfilt.modeling.med.network import MED
+from capfilt.modeling.others import load_other
 from capfilt.modeling.soho.network import SOHO
 from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.modeling.weights import ARCHITECTURE, WEIGHTS, load_model, load_tensors, save_model
 
-LANGUAGE, LANGUAGE_TOKENIZER = "language", "tokenizer_config.json"
-"""A BLIP-2's language model in its folder; transformers' file by which its tokenizer is known from WordPiece."""
+LANGUAGE_TOKENIZER = "tokenizer_config.json"
+"""transformers' file by which a language model's tokenizer is known from WordPiece."""
 Network = MED | CoCa | QFormer | Blip2 | ClipCap | SOHO
-AnyTokenizer = Tokenizer | GptTokenizer | LanguageTokenizer
+AnyTokenizer = Tokenizer | ClipTokenizer | GptTokenizer | LanguageTokenizer
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Loaded:
     model: Network
     architecture: AnyArchitecture
     tokenizer: AnyTokenizer
+    takes_middle: bool = False
+    """Of a picture the middle square, as the network was trained to see it; else the whole picture, squeezed."""
 
 
 def build_network(architecture: AnyArchitecture, *, seed: int = 0) -> Network:
@@ -104,13 +108,22 @@ def load_language(source: Path | str, *, eos_id: int | None = None) -> tuple[Fro
 
 
 def load_network(source: Path | str, *, vocabulary: Path | str | None = None) -> Loaded:
-    """What `save_network` wrote, or any MED that `weights.load_model` takes; on the CPU, in evaluation mode.
+    """What `save_network` wrote, or any published checkpoint; on the CPU, in evaluation mode.
+
+    Args:
+        source: A folder, a file or a hub name: see `weights.load_model` for MEDs, `others` for the other families.
+        vocabulary: In place of the tokenizer beside the weights.
 
     Raises:
         CheckpointError: If a file is missing, or tensors are missing, unexpected or of another shape: all are listed.
     """
     folder = find_checkpoint(source)
     if not (folder / ARCHITECTURE).is_file() or not (folder / WEIGHTS).is_file():
+        other = load_other(folder, vocabulary)
+        if other is not None:
+            # open_clip and OpenAI's CLIP cut; a CoCa that was trained here has seen whole pictures.
+            cut = isinstance(other.model, CoCa) or isinstance(other.architecture.image, ClipImage)
+            return Loaded(other.model, other.architecture, other.tokenizer, takes_middle=cut)
         med = load_model(source, vocabulary=vocabulary)
         return Loaded(med.model, med.architecture, med.tokenizer)
     architecture = load_any_architecture(folder / ARCHITECTURE)
@@ -123,7 +136,8 @@ def load_network(source: Path | str, *, vocabulary: Path | str | None = None) ->
     except SafetensorError as error:
         raise CheckpointError(f"{folder / WEIGHTS}: expected safetensors, found {error}; copy the file again") from None
     load_tensors(cast(Any, model), tensors, str(folder / WEIGHTS))
-    return Loaded(model.eval(), architecture, _tokenizer(folder, architecture, model))
+    is_clip = isinstance(architecture.image, ClipImage)
+    return Loaded(model.eval(), architecture, _tokenizer(folder, architecture, model), takes_middle=is_clip)
 
 
 def image_side(architecture: AnyArchitecture) -> int:
@@ -157,10 +171,11 @@ def load_inference(
         raise CheckpointError(
             f"{folder}: expected a model of kind {kind}, found a {loaded.architecture.kind}. Correct the kind or the folder"
         )
+    image_side(loaded.architecture)
     parts: Any = (loaded.model, loaded.architecture, loaded.tokenizer)
     made = Inference(model_name(folder), *parts, batch_size=batch_size, dtype=dtype, device=device, pixels=pixels)
-    # CLIP sees the middle square of a picture; a SOHO's filter needs its features before they are tokens.
-    made.takes_middle = isinstance(loaded.architecture.image, ClipImage)
+    made.takes_middle = loaded.takes_middle
+    # A SOHO's filter needs its features before they are tokens.
     if isinstance(loaded.model, SOHO):
         made.encode = loaded.model.visual_features
     return made
@@ -171,4 +186,9 @@ def _tokenizer(folder: Path, architecture: AnyArchitecture, model: Network) -> A
         return load_tokenizer(folder, architecture)
     if isinstance(model, Blip2) and (folder / LANGUAGE_TOKENIZER).is_file():
         return LanguageTokenizer.load(folder, model.language)
-    return Tokenizer.load(folder)
+    if isinstance(architecture, CocaArchitecture) and architecture.text.vocabulary == "clip":
+        return ClipTokenizer.load(folder)
+    found = Tokenizer.load(folder)
+    if not isinstance(model, Blip2):  # whose texts are the language model's
+        found.keep_below(architecture.text.vocab_size)
+    return found

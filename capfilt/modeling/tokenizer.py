@@ -30,8 +30,9 @@ class Tokenizer:
         self._backend = backend
         self._backend.no_padding()
         self._backend.no_truncation()
-        self.pad_id, _, self.cls_id, self.sep_id, _ = (self._id(token) for token in SPECIALS)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (self._id(token) for token in SPECIALS)
         self.dec_id, self.enc_id = self._id("[DEC]"), self._id("[ENC]")
+        self._known = len(self)
 
     @classmethod
     def from_tokens(cls, tokens: Sequence[str]) -> "Tokenizer":
@@ -82,6 +83,10 @@ class Tokenizer:
             backend.add_special_tokens(["[DEC]", "[ENC]"])
         return cls(backend)
 
+    def keep_below(self, vocab_size: int) -> None:
+        """For a network that has no place for [DEC] or [ENC]: a text that spells an id from `vocab_size` on gets [UNK] there."""
+        self._known = min(vocab_size, len(self))
+
     def save(self, folder: Path | str) -> None:
         (Path(folder) / FILE_NAME).write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
 
@@ -97,7 +102,7 @@ class Tokenizer:
 
         T is the longest text's length, or `pad_to` where given (a fixed length bucket, at least the longest).
         """
-        rows = [self._cut(encoding.ids, max_length) for encoding in self._backend.encode_batch(list(texts))]
+        rows = [self._cut(self._seen(encoding.ids), max_length) for encoding in self._backend.encode_batch(list(texts))]
         width = max([pad_to or 0, *map(len, rows)])
         ids_RT = np.full((len(rows), width), self.pad_id, dtype=np.int64)
         mask_RT = np.zeros((len(rows), width), dtype=np.int64)
@@ -108,7 +113,7 @@ class Tokenizer:
 
     def encode_prompt(self, prompt: str) -> Int64Array:
         """Ids [P] of [CLS] prompt without [SEP]: what generation continues."""
-        return np.asarray(self._backend.encode(prompt).ids[:-1], dtype=np.int64)
+        return np.asarray(self._seen(self._backend.encode(prompt).ids[:-1]), dtype=np.int64)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first [SEP], special tokens left out."""
@@ -118,6 +123,9 @@ class Tokenizer:
                 break
             kept.append(token)
         return str(self._backend.decode(kept, skip_special_tokens=True))
+
+    def _seen(self, ids: list[int]) -> list[int]:
+        return ids if self._known == len(self) else [i if i < self._known else self.unk_id for i in ids]
 
     def _cut(self, ids: list[int], max_length: int) -> list[int]:
         return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.sep_id]

@@ -13,6 +13,7 @@ from typing import Any
 from capfilt.errors import CheckpointError
 from capfilt.identity import content_hash, fingerprint
 from capfilt.run import files
+from capfilt.run.scratch import tree
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,18 @@ def model_identity(source: str | None) -> str | None:
     contents = [files.get(files.join(source, name)) for name in names[:2]]
     if None not in contents:
         contents.append(files.get(files.join(source, names[2])))
-        return content_hash(*(content or b"" for content in contents))
-    from capfilt.modeling.med.checkpoints.find import FILES, find_checkpoint
+        # A BLIP-2 of stage 2 is its language model too.
+        beside = [file_sha256(address) or "" for address in tree(files.join(source, "language"))]
+        return content_hash(*(content or b"" for content in contents), *beside)
+    from capfilt.modeling.med.checkpoints.find import CLIP, HERE, LANGUAGE, find_checkpoint
 
     try:
         path = find_checkpoint(source, fetch=False)
     except CheckpointError:
         return source
-    found = sorted({hit for pattern in FILES for hit in path.glob(pattern)}) if path.is_dir() else [path]
-    return content_hash(*(part for hit in found for part in (hit.name, file_sha256(str(hit)) or "")))
+    place = path if path.is_dir() else path.parent
+    found = sorted({hit for pattern in HERE for hit in place.glob(pattern)}) if path.is_dir() else [path]
+    # A frozen language model and a CLIP lie in folders of their own.
+    found += sorted({hit for name in (LANGUAGE, CLIP) for pattern in HERE for hit in (place / name).glob(pattern)})
+    told = [(str(hit.relative_to(place)), file_sha256(str(hit)) or "") for hit in found]
+    return content_hash(*(part for pair in told for part in pair))

@@ -36,7 +36,7 @@ def text_features(asked: Asked, texts: list[str]) -> Tensor:
     """[M, E], unit norm."""
     model: Contrasting = asked.model
     # A released CoCa's [CLS] depends on the padding, which then is always full.
-    pad_to = asked.longest if isinstance(model, CoCa) and model.config.text.cls_position == "padded" else None
+    pad_to = model.padded_to if isinstance(model, CoCa) else None
     parts = [model.text_features(*asked.tokens([texts[i] for i in rows_B], pad_to)) for rows_B in asked.parts(len(texts))]
     return torch.cat(parts)
 

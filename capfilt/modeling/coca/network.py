@@ -126,10 +126,15 @@ class CoCa(nn.Module):
         states_RTW: Tensor = self.text(ids, self._mask(ids, mask), with_cls=False)[0]
         return states_RTW
 
+    @property
+    def padded_to(self) -> int | None:
+        """Tokens that every text must be padded to before `text_features`; None: any length will do."""
+        return self.config.text.max_positions if self.config.text.cls_position == "padded" else None
+
     def text_features(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """[R, E], unit norm, from the learned [CLS] at the end of the text.
 
-        With `cls_position: padded` they depend on T: pad to `text.max_positions`, as open_clip does.
+        With `cls_position: padded` they depend on T: pad to `padded_to`, as open_clip does.
         """
         return self._projected_text(self.text(ids, self._mask(ids, mask))[1])
 

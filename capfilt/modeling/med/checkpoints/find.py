@@ -9,8 +9,13 @@ from pathlib import Path
 from capfilt.errors import CheckpointError
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-FILES = ("*.json", "*.txt", "*.yaml", "*.safetensors", "pytorch_model*.bin")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "open_clip_pytorch_model*.bin")
+FILES = ("*.json", "*.txt", "*.yaml", "*.model", *WEIGHTS)
 """Of a repository; weights of other frameworks stay where they are."""
+HERE = (*FILES, "*.bin", "*.pth", "*.pt")
+"""Of a folder on this machine: all that a model may be made of."""
+LANGUAGE, CLIP = "language", "clip"
+"""Folders in a model's folder, or beside its file: a frozen language model, a CLIP."""
 
 
 def find_checkpoint(source: str | Path, *, fetch: bool = True) -> Path:
@@ -46,7 +51,7 @@ def _from_hub(name: str, fetch: bool) -> Path:
     try:
         try:
             cached = Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=True))
-            if any(any(cached.glob(pattern)) for pattern in FILES[-2:]):
+            if any(any(cached.glob(pattern)) for pattern in WEIGHTS):
                 return cached
         except LocalEntryNotFoundError:
             pass
