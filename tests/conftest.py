@@ -53,6 +53,19 @@ def med_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A family's folder, made once: `round-0/models/FAMILY`."""
+    from tests.tiny import save_tiny
+
+    models = tmp_path_factory.mktemp("run") / "round-0" / "models"
+
+    def made(family: str) -> Path:
+        return models / family if (models / family).is_dir() else save_tiny(family, models / family, spread=0.3)
+
+    return made
+
+
+@pytest.fixture(scope="session")
 def paint() -> Callable[[int], Image.Image]:
     """A picture of coarse noise; number and size go together."""
 

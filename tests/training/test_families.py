@@ -19,21 +19,8 @@ from capfilt.modeling.clipcap.network import ClipCap
 from capfilt.modeling.families import load_network
 from capfilt.modeling.med.network import MED
 from capfilt.training import WebPairs, activations, finetune_captioner, finetune_filter, pretrain
+from tests.tiny import ARCHITECTURES
 
-IMAGE = "size: 16, patch: 4, width: 16, layers: 1, heads: 2, stem: conv, positions: sincos2d"
-WORDS = "vocabulary: trained, vocab_size: 80, width: 16, heads: 2"
-TEXT = f"{WORDS}, layers: 2, intermediate: 32, max_positions: 24, cls_id: 2, sep_id: 3"
-ARCHITECTURES = {
-    "med": f"kind: med\nimage: {{{IMAGE}}}\ntext: {{{TEXT}}}\nembed_dim: 8\nqueue_size: 12\n",
-    "coca": f"kind: coca\nimage: {{kind: vit, {IMAGE}}}\npooler: {{queries: 3, width: 16, heads: 2}}\ntext: {{{TEXT}}}\n"
-    "multimodal: {layers: 1, heads: 2, intermediate: 32}\nembed_dim: 8\n",
-    "blip2": f"kind: blip2\nimage: {{{IMAGE}}}\ntext: {{{TEXT}, queries: 3}}\nembed_dim: 8\n",
-    "clipcap": f"kind: clipcap\nembed_dim: 8\nimage: {{kind: med, {IMAGE}}}\nprefix_length: 2\nmapper: {{kind: mlp}}\n"
-    f"text: {{{WORDS}, layers: 1, max_positions: 30, dropout: 0.1, end_id: 3}}\n"
-    "learns: mapper_and_text\n",
-    "soho": "kind: soho\nimage: {size: 16, stem: small, block: basic, width: 8, blocks: [1, 1]}\ndictionary: {codes: 8}\n"
-    f"text: {{{TEXT}, mask_id: 4}}\nfreeze_trunk_epochs: 1\n",
-}
 LOSSES = {
     "med": Losses(itc=1, itm=1, lm=1),
     "coca": Losses(itc=1, lm=2),
