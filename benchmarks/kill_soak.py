@@ -108,7 +108,8 @@ def family(of: int) -> dict[int, tuple[str, str]]:
             continue
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            called = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            called = " ".join(word.rpartition("/")[2] for word in words).strip()  # names, not places of a machine
         except OSError:
             continue
         if fields[0] != "Z":
