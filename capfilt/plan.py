@@ -206,7 +206,8 @@ def plan_stages(pipeline: Pipeline, chunks: int, done: Mapping[str, int]) -> tup
 
     stages: list[PlannedStage] = []
     if pipeline.read is not None:
-        stages += [stage(None, "read", "chunks of the input", "pool/", chunks), stage(None, "download", "url", "pool/", chunks)]
+        fetched = "url" if pipeline.read.kind == "url_list" else "image (of the input; nothing is fetched)"
+        stages += [stage(None, "read", "chunks of the input", "pool/", chunks), stage(None, "download", fetched, "pool/", chunks)]
         stages.append(stage(None, "screen", "image, text", "pool/", chunks))
     first = 0 if pipeline.has_round_0 else 1
     for number in range(first, pipeline.rounds + 1):

@@ -110,6 +110,16 @@ def test_a_run_without_training_ends_after_write() -> None:
     assert all(stage.round != 0 for stage in plan.stages)
 
 
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("url_list", "url")]
+    + [(kind, "image (of the input; nothing is fetched)") for kind in ("parquet_images", "webdataset", "img2dataset", "folder")],
+)
+def test_download_reads_addresses_only_where_the_input_has_no_pictures(kind: str, told: str) -> None:
+    plan = make_plan(load_text(WHOLE.replace("paths:", f"kind: {kind}, paths:")), [FILE])
+    assert {stage.name: stage.reads for stage in plan.stages}["download"] == told
+
+
 def test_what_is_done_is_told_by_unit(whole: Pipeline) -> None:
     plan = make_plan(whole, [FILE], done={"pool": 2, "round-1/candidates": 1})
     done = {stage.label: (stage.done, stage.total) for stage in plan.stages}
