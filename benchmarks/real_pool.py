@@ -196,8 +196,8 @@ def train_arms(args: argparse.Namespace, inputs: Path, notes: Notes) -> None:
 def decided_at(run: Path) -> float | None:
     """The cosine that the run's selection went by, None where there is no selection or it went by ITM."""
     path = run / "round-1" / "selection" / "summary.json"
-    found = json.loads(path.read_text()).get("min_itc") if path.exists() else None
-    return None if found is None else float(found)
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return float(found["threshold"]) if found.get("score") == "itc" else None
 
 
 def choose_threshold(run: Path) -> dict[str, Any]:
@@ -310,9 +310,7 @@ def add_arm(notes: Notes, pipeline: Any, run: Path, name: str, changes: dict[str
         name,
         {
             **short(measured),
-            "dataset": {
-                name: summary[name] for name in ("policy", "min_itm", "min_itc", "kept_rows", "kept_texts") if name in summary
-            },
+            "dataset": {name: summary[name] for name in ("policy", "score", "threshold", "kept_rows", "kept_texts")},
         },
     )
 

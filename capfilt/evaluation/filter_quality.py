@@ -50,7 +50,8 @@ def filter_quality(
     synthetic = [text for text in judged if text.origin == "synthetic"]
     found: Metrics = {
         "scored_by": scored_by,
-        "min_itm": min_itm,
+        "score": score,
+        "threshold": min_itm,
         "noise_ratio": {"web": _noise_ratio(web, min_itm), "synthetic": _noise_ratio(synthetic, min_itm)},
         "web": _web(web, min_itm),
         "synthetic": _synthetic(synthetic, min_itm),

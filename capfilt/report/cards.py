@@ -30,11 +30,13 @@ SHOWN_AT_ONCE = 6
 COPIES_SHOWN = 4
 
 
-def card_sections(cards: Sequence[Card], images: Mapping[str, bytes], thumbs: Thumbs, truth: Truth, min_itm: float | None) -> str:
+def card_sections(
+    cards: Sequence[Card], images: Mapping[str, bytes], thumbs: Thumbs, truth: Truth, score: str, threshold: float | None
+) -> str:
     """Cards grouped by fate; long groups fold after the first few."""
     out = []
     for kind, group in groupby(cards, key=lambda card: card.kind):
-        drawn = [_card(card, thumbs.uri(images.get(card.row_id)), truth, min_itm) for card in group]
+        drawn = [_card(card, thumbs.uri(images.get(card.row_id)), truth, score, threshold) for card in group]
         heading, told = HEADINGS[kind]
         shown, rest = "".join(drawn[:SHOWN_AT_ONCE]), drawn[SHOWN_AT_ONCE:]
         more = ""
@@ -94,11 +96,11 @@ def examples(one: Round) -> dict[str, Mapping[str, Any]]:
     return {str(each.get("key")): each for each in told if isinstance(each, dict)} if isinstance(told, list) else {}
 
 
-def _card(card: Card, uri: str | None, truth: Truth, min_itm: float | None) -> str:
+def _card(card: Card, uri: str | None, truth: Truth, score: str, threshold: float | None) -> str:
     has_web = any(caption.get("origin") == "web" for caption in card.captions)
     texts = [] if has_web else [_absent_web(card)]
     for index, caption in enumerate(card.captions):
-        texts.append(_text(card, caption, card.reasons[index] if card.reasons else None, truth, min_itm))
+        texts.append(_text(card, caption, card.reasons[index] if card.reasons else None, truth, score, threshold))
     made = [caption.get("text") for caption in card.captions if caption.get("origin") == "synthetic"]
     picture = _picture(uri, next((str(text) for text in made if text), card.text or "picture without a text"))
     return f'<article class="card">{picture}<div class="texts">{"".join(texts)}</div>{_foot(card, truth)}</article>'
@@ -118,7 +120,7 @@ def _foot(card: Card, truth: Truth) -> str:
     return f'<footer>{told}{host}<code title="uid {esc(card.uid)}">{esc(card.uid[:8])}</code></footer>'
 
 
-def _text(card: Card, caption: Mapping[str, Any], reason: str | None, truth: Truth, min_itm: float | None) -> str:
+def _text(card: Card, caption: Mapping[str, Any], reason: str | None, truth: Truth, score: str, threshold: float | None) -> str:
     origin, text = str(caption.get("origin")), str(caption.get("text") or "")
     name = origin if origin in ("web", "synthetic") else "human"
     shown = f"<bdi>{esc(shorten(text))}</bdi>" if text.strip() else "<i>no text</i>"
@@ -128,19 +130,24 @@ def _text(card: Card, caption: Mapping[str, Any], reason: str | None, truth: Tru
     fate = ""
     if reason:
         told = f'<span class="{"kept" if is_kept else "dropped"}">{"✓" if is_kept else "✕"} '
-        fate = f"{told}{esc(_why(caption, reason, min_itm))}</span>"
+        fate = f"{told}{esc(_why(caption, reason, threshold))}</span>"
     is_right = truth.about(card.url, text, origin) if text.strip() else None
     erred = is_right is not None and reason in ("kept", "below_threshold") and is_right != is_kept
-    score = next((one.get("itc") if one.get("itm") is None else one["itm"] for one in caption.get("scores") or [] if one), None)
-    line = _meter(score, name, min_itm) + fate + _badge(is_right, filter_erred=erred)
+    line = _meter(_score(caption, score), name, threshold) + fate + _badge(is_right, filter_erred=erred)
     return f'<div class="text"><p><span class="tag {name}">{name}</span>{shown}</p><p class="fate-line">{line}</p></div>'
 
 
-def _why(caption: Mapping[str, Any], reason: str, min_itm: float | None) -> str:
+def _score(caption: Mapping[str, Any], name: str) -> float | None:
+    """What is compared with the threshold: the mean over filters."""
+    told = [float(one[name]) for one in caption.get("scores") or [] if one and is_number(one.get(name))]
+    return sum(told) / len(told) if told else None
+
+
+def _why(caption: Mapping[str, Any], reason: str, threshold: float | None) -> str:
     if reason == "rule":
         return rule_words(str(caption.get("rule")))
-    if reason == "below_threshold" and min_itm is not None:
-        return f"below {min_itm:g}"
+    if reason == "below_threshold" and threshold is not None:
+        return f"below {threshold:g}"
     return REASON.get(reason, spaced(reason))
 
 
@@ -151,13 +158,13 @@ def _absent_web(card: Card) -> str:
     return f'<div class="text"><p><span class="tag web">web</span>{text}</p>{told}</div>'
 
 
-def _meter(score: Any, name: str, min_itm: float | None) -> str:
-    if not is_number(score):
+def _meter(score: float | None, name: str, threshold: float | None) -> str:
+    if score is None:
         return ""
-    share = min(1.0, max(0.0, float(score)))
-    mark = f'<u style="left:{min_itm * 100:.0f}%"></u>' if min_itm is not None else ""
+    share = min(1.0, max(0.0, score))
+    mark = f'<u style="left:{max(0.0, threshold) * 100:.0f}%"></u>' if threshold is not None else ""
     bar = f'<i class="{name}" style="width:{share * 100:.0f}%"></i>{mark}'
-    return f'<span class="meter" aria-hidden="true">{bar}</span><b class="score">{share:.2f}</b>'
+    return f'<span class="meter" aria-hidden="true">{bar}</span><b class="score">{score:.2f}</b>'
 
 
 def _badge(is_right: bool | None, *, filter_erred: bool = False) -> str:

@@ -47,7 +47,7 @@ def label(x: float, y: float, text: str, style: str = "", anchor: str = "start")
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{style}" text-anchor="{anchor}">{esc(text)}</text>'
 
 
-def mirrored(web: Sequence[int], synthetic: Sequence[int], threshold: float | None) -> str:
+def mirrored(web: Sequence[int], synthetic: Sequence[int], threshold: float | None, score: str = "ITM score") -> str:
     """Counts per score bin in [0, 1]: web upwards, synthetic downwards, on a logarithmic scale where an empty bin has no bar."""
     height, frame = 330, Frame(44, 26, WIDTH - 10, 286, (0, 1), (-1, 1))
     top = math.log10(1 + max([*web, *synthetic, 9]))
@@ -70,7 +70,7 @@ def mirrored(web: Sequence[int], synthetic: Sequence[int], threshold: float | No
                 place = f'x="{left + 0.5:.1f}" y="{y:.1f}" width="{right - left - 1:.1f}" height="{size:.1f}"'
                 body.append(f'<rect class="{name}{faint}" {place}/>')
     body.append(f'<line class="axis" x1="{frame.left}" x2="{frame.right}" y1="{middle:.1f}" y2="{middle:.1f}"/>')
-    body.append(_score_axis(frame, height))
+    body.append(_score_axis(frame, height, score))
     body.append(_threshold(frame, threshold))
     body.append(
         # Outside the frame: the tallest bars stand at both ends of it.
@@ -89,7 +89,7 @@ def keep_rates(web: Points, synthetic: Points, threshold: float | None) -> str:
         body.append(frame.line(points, f"curve {name}-line"))
         if threshold is not None and points:
             share, rival = _near(points, threshold) or 0.0, _near(synthetic if name == "web" else web, threshold)
-            x, y = frame.x(threshold), frame.y(share)
+            x, y = frame.x(max(0.0, threshold)), frame.y(share)
             body.append(f'<circle class="{name} ring" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
             # Curves fall, so there is room above to the right of the upper one and below to the left of the lower one.
             is_upper = rival is None or share > rival or (share == rival and name == "synthetic")
@@ -148,14 +148,14 @@ def dots(before: float | None, after: float | None, ranges: tuple[Interval, Inte
 def _threshold(frame: Frame, threshold: float | None) -> str:
     if threshold is None:
         return ""
-    x = frame.x(threshold)
+    x = frame.x(max(0.0, threshold))  # of a cosine it may lie below the frame
     side, shift = ("end", -5) if threshold > 0.6 else ("start", 5)
     return f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top - 8}" y2="{frame.bottom}"/>' + label(
         x + shift, frame.top - 11 + 2, f"threshold {threshold:g}", "tick strong halo", side
     )
 
 
-def _score_axis(frame: Frame, height: float, name: str = "ITM score") -> str:
+def _score_axis(frame: Frame, height: float, name: str) -> str:
     ticks = "".join(label(frame.x(value / 4), frame.bottom + 18, f"{value / 4:g}", "tick", "middle") for value in range(5))
     return ticks + label((frame.left + frame.right) / 2, height - 8, name, "tick", "middle")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -84,8 +84,13 @@ class Facts:
         return self.config.get("seed", 0)
 
     @property
-    def min_itm(self) -> float | None:
-        """The policy's threshold; None where the run does not select."""
+    def score(self) -> Literal["itm", "itc"]:
+        """What the policy judges by."""
+        return "itm" if dig(self.config, "select", "min_itc") is None else "itc"
+
+    @property
+    def threshold(self) -> float | None:
+        """The policy's, of `score`; None where the run does not select."""
         value = dig(self.config, "select", "min_itc")
         if value is None:
             value = dig(self.config, "select", "min_itm")

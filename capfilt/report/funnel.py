@@ -47,7 +47,7 @@ class Step:
         return sum(flow.size for flow in self.flows)
 
 
-def steps(scan: Scan, min_itm: float | None) -> list[Step]:
+def steps(scan: Scan, threshold: float | None) -> list[Step]:
     """As many steps as the run took; neighbouring steps of one unit add up to the last row."""
     lost = {name: scan.status[name] for name in scan.status if name != "ok"}
     at_download = sum(lost.get(name, 0) for name in DOWNLOAD)
@@ -66,7 +66,7 @@ def steps(scan: Scan, min_itm: float | None) -> list[Step]:
         return [*found, Step("Texts", "candidates, not decided yet", flows)]
     texts = tuple(Flow(name, scan.texts[name].count, scan.texts[name].passing) for name in ("web", "synthetic"))
     passing = tuple(Flow(name, scan.texts[name].passing, scan.texts[name].passing) for name in ("web", "synthetic"))
-    told = "" if min_itm is None else f" below {min_itm:g}"
+    told = "" if threshold is None else f" below {threshold:g}"
     found.append(Step("Candidate texts", "web and synthetic", texts, tuple(_text_losses(scan, told))))
     found.append(Step("Texts that pass", "the filter and the text rules", passing))
     rows_lost = tuple(

@@ -77,7 +77,8 @@ def html(facts: Facts, cards: int | None) -> str:
         scored.candidates if scored else facts.pool,
         scored.selection if scored else None,
         is_candidates=scored is not None,
-        min_itm=facts.min_itm,
+        score=facts.score,
+        threshold=facts.threshold,
         cards=shown,
     )
     return page(facts, counted)

@@ -47,7 +47,7 @@ def _noise(facts: Facts, counted: Scan) -> list[tuple[str, str]]:
     quality = next((one.metrics.get("filter_quality") for one in reversed(facts.rounds) if one.metrics), None)
     rows = []
     for origin, texts in counted.texts.items():
-        if texts.noise_ratio is not None and facts.min_itm is not None:
+        if texts.noise_ratio is not None and facts.threshold is not None:
             rows.append((f"Noise found, {origin} texts", percent(texts.noise_ratio)))
         for measure in ("roc_auc", "precision", "recall"):
             value = dig(quality, origin, measure)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from capfilt.report.choice import Choice
 from capfilt.report.words import code_of
 from capfilt.stages.chunks import open_parquet
+from capfilt.stages.policy import mean_score
 
 ROWS_AT_ONCE = 4096
 FINE = 1000
@@ -34,7 +35,7 @@ Objects = npt.NDArray[np.object_]
 
 @dataclass
 class Texts:
-    """All texts of one origin. `bins` counts ITM scores per thousandth."""
+    """All texts of one origin. `bins` counts scores per thousandth, those below 0 (of a cosine) at 0."""
 
     count: int = 0
     scored: int = 0
@@ -72,12 +73,14 @@ class Scan:
     duplicates: int = 0
 
 
-def scan(files: Sequence[str], selection: Path | None, *, is_candidates: bool, min_itm: float | None, cards: int) -> Scan:
+def scan(
+    files: Sequence[str], selection: Path | None, *, is_candidates: bool, score: str, threshold: float | None, cards: int
+) -> Scan:
     """Count everything in `files` (candidates, or the pool where there are none), with the fate of each text from `selection`."""
     found = Scan(is_candidates, selection is not None, Choice(cards))
     fates = _Fates(selection)
     for batch in _batches(files):
-        _add(found, batch, fates.of(batch), min_itm)
+        _add(found, batch, fates.of(batch), score, threshold)
     return found
 
 
@@ -117,7 +120,7 @@ class _Fates:
         return table.take(pc.index_in(ids, value_set=table["row_id"].combine_chunks()))
 
 
-def _add(found: Scan, batch: pa.Table, fate: pa.Table | None, min_itm: float | None) -> None:
+def _add(found: Scan, batch: pa.Table, fate: pa.Table | None, score: str, threshold: float | None) -> None:
     status, rows = _strings(batch["status"]), batch.num_rows
     found.rows += rows
     found.status.update(Counter(status.tolist()))
@@ -130,7 +133,9 @@ def _add(found: Scan, batch: pa.Table, fate: pa.Table | None, min_itm: float | N
     flat = pc.list_flatten(lists)
     origin, rule = _strings(pc.struct_field(flat, "origin")), _strings(pc.struct_field(flat, "rule"))
     reason = _reasons(lists, fate, len(row))
-    _count_texts(found, (status == "ok")[row], origin, rule, reason, _itm(flat), min_itm)
+    _count_texts(
+        found, (status == "ok")[row], origin, rule, reason, mean_score(pc.struct_field(flat, "scores"), score), threshold
+    )
 
     def rows_with(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         return np.bincount(row[mask], minlength=rows) > 0
@@ -170,17 +175,17 @@ def _count_texts(
     origin: Objects,
     rule: Objects,
     reason: Objects,
-    itm: npt.NDArray[np.float32],
-    min_itm: float | None,
+    score: npt.NDArray[np.float32],
+    threshold: float | None,
 ) -> None:
     """Add the texts of a batch, arrays being parallel; those of rows that take no part are no candidates."""
     for name in ORIGINS:
         of = (origin == name) & is_ok
-        texts, scores = found.texts[name], itm[of & ~np.isnan(itm)]
+        texts, scores = found.texts[name], score[of & ~np.isnan(score)]
         texts.count += int(of.sum())
         texts.scored += len(scores)
         # In float32, as the candidates and `select` have it.
-        texts.reached += int((scores >= np.float32(min_itm or 0)).sum())
+        texts.reached += int((scores >= np.float32(threshold or 0)).sum())
         # The epsilon: a float32 just below a bin's edge, such as 0.3, belongs above it.
         fine = np.clip((scores.astype(np.float64) * FINE + 1e-4).astype(np.int64), 0, FINE - 1)
         texts.bins += np.bincount(fine, minlength=FINE)
@@ -215,18 +220,6 @@ def _reasons(lists: pa.ListArray, fate: pa.Table | None, size: int) -> Objects:
         if codes is not None and len(codes) == count:
             out[start : start + count] = codes
         start += count
-    return out
-
-
-def _itm(flat: pa.StructArray) -> npt.NDArray[np.float32]:
-    """The first filter's ITM per text, its cosine where it has no ITM, NaN where it has neither."""
-    scores = pc.struct_field(flat, "scores")
-    text, first = np.unique(pc.list_parent_indices(scores).to_numpy(), return_index=True)
-    flat_scores = pc.list_flatten(scores)
-    values = pc.coalesce(pc.struct_field(flat_scores, "itm"), pc.struct_field(flat_scores, "itc"))
-    values = values.to_numpy(zero_copy_only=False).astype(np.float32)
-    out = np.full(len(flat), np.nan, dtype=np.float32)
-    out[text] = values[first]
     return out
 
 

@@ -18,7 +18,7 @@ from capfilt.report.funnel import funnel, steps, yield_share
 from capfilt.report.scan import FINE, ROWS_AT_ONCE, Scan
 from capfilt.report.thumbs import Thumbs
 from capfilt.report.truth import Truth
-from capfilt.report.words import count, duration, esc, is_number, percent, plural, spaced
+from capfilt.report.words import SCORE, SCORE_MEANING, count, duration, esc, is_number, percent, plural, spaced
 from capfilt.run import files
 from capfilt.stages.chunks import open_parquet
 
@@ -96,7 +96,7 @@ def _tiles(facts: Facts, counted: Scan) -> list[tuple[str, str, str]]:
     else:
         found = [("Pool", count(counted.status["ok"]), f"healthy pictures from {rows} URLs")]
     for name, texts in counted.texts.items():
-        if texts.noise_ratio is not None and facts.min_itm is not None:
+        if texts.noise_ratio is not None and facts.threshold is not None:
             ratio = percent(texts.noise_ratio, 0)
             found.append((f'<span class="{name}-ink">Noise, {name}</span>', ratio, "of the texts rejected by the filter"))
     quality = dig((facts.after or facts.before).metrics, "filter_quality", "synthetic") if facts.before else None
@@ -121,7 +121,7 @@ def _funnel(facts: Facts, counted: Scan) -> Section:
     waiting = sum(map(_rows, facts.pool)) - counted.rows if counted.has_candidates else 0
     if waiting > 0:
         lead += f" {plural(waiting, 'more row')} of the pool wait for this round or were set aside with their chunk."
-    return Section("funnel", "Funnel", "From the web to the data set", lead, funnel(steps(counted, facts.min_itm)))
+    return Section("funnel", "Funnel", "From the web to the data set", lead, funnel(steps(counted, facts.threshold)))
 
 
 def _rows(path: str) -> int:
@@ -130,22 +130,22 @@ def _rows(path: str) -> int:
 
 
 def _scores(facts: Facts, counted: Scan) -> Section:
-    title, threshold = "What the filter thinks", facts.min_itm
+    title, threshold = "What the filter thinks", facts.threshold
     scored = {name: texts for name, texts in counted.texts.items() if texts.scored}
     if not scored:
-        why = "No text has an ITM score: this run ended before <code>filter</code>, or its filter gives none."
+        why = f"No text has its {SCORE[facts.score]}: this run ended before <code>filter</code>, or its filter gives none."
         return Section("scores", "Scores", title, why)
     bins = [texts.bins.reshape(BINS, FINE // BINS).sum(axis=1).tolist() for texts in counted.texts.values()]
     curves = []
     for texts in counted.texts.values():
         above = [*texts.bins[::-1].cumsum()[::-1].tolist(), 0]
         curves.append([(at / FINE, above[at] / texts.scored) for at in range(0, FINE + 1, 10)] if texts.scored else [])
-    lead = "The filter gives every text a score: the probability that it describes its picture."
+    lead = f"The filter gives every text a score: {SCORE_MEANING[facts.score]}."
     if threshold is not None:
         parts = [f'{percent(texts.noise_ratio)} of the <b class="{name}-ink">{name}</b> texts' for name, texts in scored.items()]
         lead += f" At the threshold of {threshold:g} it rejects {' and '.join(parts)}. That is the noise ratio."
     figures = _figure(
-        charts.mirrored(bins[0], bins[1], threshold),
+        charts.mirrored(bins[0], bins[1], threshold, SCORE[facts.score]),
         f"Texts per score, in steps of {1 / BINS:g}, counted on a logarithmic scale. Pale bars are rejected.",
     ) + _figure(
         charts.keep_rates(curves[0], curves[1], threshold),
@@ -192,7 +192,7 @@ def _cards(facts: Facts, counted: Scan, thumbs: Thumbs) -> Section:
         return Section("cards", "Pictures", title, why)
     truth = Truth.of(facts.path("evaluate", "truth"), (card.url for card in chosen))
     images = pictures(files.join(facts.tables, "pool"), [card.row_id for card in chosen])
-    body = cards.card_sections(chosen, images, thumbs, truth, facts.min_itm)
+    body = cards.card_sections(chosen, images, thumbs, truth, facts.score, facts.threshold)
     lead = (
         f"{plural(len(chosen), 'picture')} chosen by a hash of their ids, a few of every fate. Rejected texts are struck "
         "through; the mark on each bar is the threshold."

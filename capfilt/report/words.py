@@ -42,6 +42,12 @@ RULE = {
     "pii": "personal data",
 }
 
+SCORE = {"itm": "ITM score", "itc": "cosine (ITC)"}
+SCORE_MEANING = {
+    "itm": "the probability that it describes its picture",
+    "itc": "the cosine between its embedding and that of its picture",
+}
+
 
 def esc(text: object) -> str:
     """Text that is safe in an HTML element and in a quoted attribute; control characters are dropped."""

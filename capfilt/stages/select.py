@@ -94,8 +94,8 @@ def _select_into(
             writer.write_table(pa.concat_tables(waiting), row_group_size=ROWS_PER_GROUP)
     summary = {
         "policy": config.policy,
-        "min_itm": config.min_itm,
-        **({} if config.min_itc is None else {"min_itc": config.min_itc}),
+        "score": config.score,
+        "threshold": config.threshold,
         "min_cosine": known.min_cosine,
         "duplicate_groups": len(np.unique(known.groups.group)),
         **tally.summary(),

@@ -40,7 +40,7 @@ class Tally:
             self.passing[number] += reached[::-1].cumsum()[::-1][1:]
 
     def summary(self) -> dict[str, Any]:
-        """`texts`, `noise_ratio`, `mean_itm` and `curves` per origin that has texts; web and synthetic are always told."""
+        """`texts`, `noise_ratio`, `mean_score` and `curves` per origin that has texts; web and synthetic are always told."""
         shown = [n for n, name in enumerate(ORIGINS) if name != "human" or self.reasons[n].any()]
         kept = CODES.index("kept")
         return {
@@ -60,7 +60,7 @@ class Tally:
                 for n in shown
             },
             "noise_ratio": {ORIGINS[n]: _share(self.scored_below[n], self.scored[n]) for n in shown},
-            "mean_itm": {ORIGINS[n]: _share(self.score_sum[n], self.scored[n]) for n in shown},
+            "mean_score": {ORIGINS[n]: _share(self.score_sum[n], self.scored[n]) for n in shown},
             "curves": {
                 "threshold": THRESHOLDS.tolist(),
                 **{ORIGINS[n]: [_share(count, self.scored[n]) for count in self.passing[n]] for n in shown},

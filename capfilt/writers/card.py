@@ -21,7 +21,7 @@ COLUMN_MEANING = {
     "original_height": "pixels as served",
     "sha256": "hash of the bytes as served",
     "text": "the web text as found, kept or not",
-    "caption": "the chosen text: the kept one with the highest ITM score",
+    "caption": "the chosen text: the kept one with the highest score",
     "origin": "web or synthetic: where `caption` comes from",
     "all_captions": "every kept text",
     "all_origins": "where each of `all_captions` comes from",
@@ -32,6 +32,7 @@ COLUMN_MEANING = {
 
 
 SAME = "THE SAME WEIGHTS: the filter overlooks the errors of its own captioner (BLIP Table 4: 8 % instead of 25 % noise found)"
+SCORE = {"itm": "ITM", "itc": "cosine"}
 KINSHIP = {
     ("shared", "separate"): "separate fine-tunes on one image encoder",
     ("shared", "shared"): SAME,
@@ -87,9 +88,7 @@ def _made(card: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         "filter": card.get("filter") or _model(card, "filter", "filter"),
         "captioner and filter": KINSHIP.get((str(card.get("trunk")), str(card.get("weights")))),
         "policy": summary.get("policy"),
-        f"a text is believed at {'ITM' if summary.get('min_itc') is None else 'cosine'} >=": summary.get(
-            "min_itc", summary.get("min_itm")
-        ),
+        f"a text is believed at {SCORE.get(str(summary.get('score')), 'score')} >=": summary.get("threshold"),
         "pictures are duplicates at cosine >=": summary.get("min_cosine"),
         "capfilt": card.get("version"),
     }

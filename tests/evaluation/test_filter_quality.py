@@ -65,6 +65,10 @@ def test_web_texts_are_counted_against_the_truth(measured):
     assert measured["noise_ratio"] == {"web": 0.5, "synthetic": 0.5}
 
 
+def test_the_score_and_its_threshold_are_named(measured):
+    assert (measured["score"], measured["threshold"]) == ("itm", 0.5)
+
+
 def test_each_noise_kind_is_told_from_the_true_texts(measured):
     kinds = measured["web"]["by_noise_kind"]
     assert list(kinds) == ["correct", "other_picture", "spam"]

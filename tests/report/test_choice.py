@@ -11,7 +11,7 @@ from capfilt.report.scan import scan
 def chosen(folder: Path, cards: int) -> Choice:
     one = gather(folder).scored_round
     assert one is not None
-    return scan(one.candidates, one.selection, is_candidates=True, min_itm=0.5, cards=cards).choice
+    return scan(one.candidates, one.selection, is_candidates=True, score="itm", threshold=0.5, cards=cards).choice
 
 
 @pytest.mark.parametrize("cards", [1, 5, 40, 1000])

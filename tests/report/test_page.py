@@ -159,7 +159,7 @@ def test_a_run_that_ended_after_filter_decides_nothing(run_folder: Path) -> None
 def test_a_run_that_ended_after_the_pool_still_shows_its_pictures(run_folder: Path) -> None:
     shutil.rmtree(run_folder / "round-1")
     page = page_of(run_folder)
-    assert "No text has an ITM score" in page
+    assert "No text has its ITM score" in page
     assert "data:image/jpeg" in page
 
 
@@ -236,3 +236,13 @@ def test_what_captioner_and_filter_have_in_common_is_told_with_its_price(run_fol
     assert "Captioner and filter are the same weights" in page
     assert "BLIP, Table 4" in page
     assert "They ran apart all the same: resources.fuse is false" in page
+
+
+def test_a_policy_that_goes_by_the_cosine_is_shown_by_the_cosine(run_folder: Path) -> None:
+    assert "ITM score" in page_of(run_folder)
+    config = run_folder / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace("min_itm: 0.5", "min_itc: -0.25"), encoding="utf-8")
+    page = page_of(run_folder)
+    assert "ITM score" not in page
+    assert "cosine (ITC)" in page
+    assert "At the threshold of -0.25 it rejects 0.0 % of the" in page

@@ -14,7 +14,7 @@ from capfilt.report.scan import Scan, scan
 def scanned(folder: Path, cards: int = 60) -> Scan:
     one = gather(folder).scored_round
     assert one is not None
-    return scan(one.candidates, one.selection, is_candidates=True, min_itm=0.5, cards=cards)
+    return scan(one.candidates, one.selection, is_candidates=True, score="itm", threshold=0.5, cards=cards)
 
 
 def test_the_counts_are_those_of_the_tables(finished_run: Path) -> None:

@@ -207,7 +207,19 @@ def test_rows_out_of_order_are_a_bug(tmp_path: Path) -> None:
 def test_the_score_is_the_mean_over_filters(tmp_path: Path) -> None:
     caption = text("web", 0.9, filters=2)
     caption["scores"][1]["itm"] = 0.2
-    assert decide(make_run(tmp_path, [[caption]]))[1]["mean_itm"]["web"] == pytest.approx(0.55, abs=1e-6)
+    assert decide(make_run(tmp_path, [[caption]]))[1]["mean_score"]["web"] == pytest.approx(0.55, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "score", "threshold", "mean"), [(SelectConfig(), "itm", 0.5, 0.9), (SelectConfig(min_itc=-0.2), "itc", -0.2, 0.1)]
+)
+def test_the_summary_names_the_score_that_decided(
+    tmp_path: Path, config: SelectConfig, score: str, threshold: float, mean: float
+) -> None:
+    summary = decide(make_run(tmp_path, [[text("web", 0.9)]]), config)[1]
+    assert (summary["score"], summary["threshold"]) == (score, threshold)
+    assert summary["mean_score"]["web"] == pytest.approx(mean, abs=1e-6)
+    assert not [name for name in summary if "itm" in name]
 
 
 def test_curves_are_keep_rates_of_scored_texts(tmp_path: Path) -> None:

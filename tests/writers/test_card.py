@@ -29,6 +29,16 @@ def test_models_are_named_from_the_settings() -> None:
     assert "| filter | trained |" in card
 
 
+def test_the_threshold_is_of_the_score_that_decided() -> None:
+    def card(score: str, threshold: float) -> str:
+        counted = {"rows": 1, "healthy_rows": 1, "duplicates": 0, "contaminated": 0, "texts": {}}
+        summary = {**counted, "score": score, "threshold": threshold}
+        return data_card({}, summary, DATASET, rows=1, texts=1, formats=["parquet"], shards=1)
+
+    assert "| a text is believed at ITM >= | 0.5 |" in card("itm", 0.5)
+    assert "| a text is believed at cosine >= | 0.25 |" in card("itc", 0.25)
+
+
 def test_what_captioner_and_filter_have_in_common_is_said() -> None:
     def card(trunk: str | None, weights: str | None) -> str:
         return data_card({"trunk": trunk, "weights": weights}, {}, DATASET, rows=1, texts=1, formats=["parquet"], shards=1)
