@@ -275,6 +275,7 @@ def add_arm(notes: Notes, pipeline: Any, run: Path, name: str, changes: dict[str
         candidates, pool = (sorted(map(str, (run / at).glob("chunk-*.parquet"))) for at in ("round-1/candidates", "pool"))
         write(
             WriteConfig(formats=["parquet"], rows_per_shard=1000),
+            policy=select,
             selection=str(view / "selection.parquet"),
             candidates=candidates,
             pool=pool,
@@ -301,8 +302,7 @@ def add_arm(notes: Notes, pipeline: Any, run: Path, name: str, changes: dict[str
         candidates=(),
         selection=None,
         round_number=1,
-        min_itm=select.threshold,
-        score=select.score,
+        policy=select,
         **common,
     )
     summary = json.loads((view / "summary.json").read_text())

@@ -340,12 +340,13 @@ def _number(round_folder: Path) -> int:
 
 def _write_view(run_folder: Path, view: Path, settings: "Pipeline") -> None:
     """The data set of a view, in the view's own folder."""
-    from capfilt.config.round import WriteConfig
+    from capfilt.config.round import SelectConfig, WriteConfig
     from capfilt.stages.write import write
 
     made_in = view.parent.parent
     write(
         settings.write or WriteConfig(),
+        policy=settings.select or SelectConfig(),
         selection=str(view / "selection.parquet"),
         candidates=[str(path) for path in sorted((made_in / "candidates").glob("chunk-*.parquet"))],
         pool=[str(path) for path in sorted((run_folder / "pool").glob("chunk-*.parquet"))],

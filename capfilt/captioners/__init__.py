@@ -11,8 +11,9 @@ __all__ = ["Caption", "Captioner", "build_captioner"]
 
 
 def build_captioner(config: CaptionConfig, *, trained: str | None, device: str) -> Captioner:
-    """The captioner of `config`; `trained` is the folder that `kind: trained` stands for in this round."""
-    match config.captioner:
+    """The one captioner of `config` (of a list, `CaptionConfig.each`); `trained`: what `kind: trained` is in this round."""
+    (model,) = config.captioners
+    match model:
         case TrainedModel():
             if trained is None:
                 raise ConfigError(

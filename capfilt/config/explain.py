@@ -66,7 +66,7 @@ def _explain_one(problem: dict[str, Any], source: Source, root: Any) -> str:
             where, what = path[:-1], "key is missing; expected a value for it. Add it"
         case "union_tag_not_found" if isinstance(found, dict):
             path, what = (*path, "kind"), f"key is missing; expected one of {', '.join(_kinds(at))}. Add it"
-        case "union_tag_not_found" | "model_type" | "dict_type" if len(_sections(at)) > 1:
+        case "union_tag_not_found" | "model_attributes_type" | "model_type" | "dict_type" if len(_sections(at)) > 1:
             what = f"{_shown(found)} is {_typed(found)}; expected a section with `kind`, one of {', '.join(_kinds(at))}"
         case "union_tag_invalid":
             path = where = (*path, "kind")

@@ -13,7 +13,16 @@ from capfilt.config.evaluate import EvaluateConfig
 from capfilt.config.machine import ReportConfig, Resources
 from capfilt.config.miniweb import MiniwebConfig
 from capfilt.config.read import ReadConfig
-from capfilt.config.round import CaptionConfig, DedupConfig, FilterConfig, NamedModel, SelectConfig, TrainedModel, WriteConfig
+from capfilt.config.round import (
+    AnyModel,
+    CaptionConfig,
+    DedupConfig,
+    FilterConfig,
+    NamedModel,
+    SelectConfig,
+    TrainedModel,
+    WriteConfig,
+)
 from capfilt.config.screen import ScreenConfig
 from capfilt.config.train import ROLES, FinetuneConfig, PretrainConfig
 
@@ -48,8 +57,15 @@ class Pipeline(Section):
     @property
     def has_round_0(self) -> bool:
         """True where a model of the round is `kind: trained`: somebody has to train the first one."""
-        models = [self.caption and self.caption.captioner, self.filter and self.filter.filter]
-        return any(isinstance(model, TrainedModel) for model in models)
+        return any(isinstance(model, TrainedModel) for model in (*self.captioners, *self.filters))
+
+    @property
+    def captioners(self) -> tuple[AnyModel, ...]:
+        return () if self.caption is None else self.caption.captioners
+
+    @property
+    def filters(self) -> tuple[AnyModel, ...]:
+        return () if self.filter is None else self.filter.filters
 
     @property
     def pretrainings(self) -> tuple[PretrainConfig, ...]:
@@ -130,17 +146,20 @@ class Pipeline(Section):
             raise ValueError("section `evaluate` measures what was trained; found no `pretrain` or `finetune` section. Add one")
         if self.read is not None:
             self.screen.require_columns(self.read.keep_columns)
-        captioner = self.caption.captioner if self.caption else None
-        scorer = self.filter.filter if self.filter else None
-        is_same = (
-            isinstance(captioner, NamedModel) and isinstance(scorer, NamedModel) and captioner.checkpoint == scorer.checkpoint
-        )
-        if is_same and self.filter is not None and not self.filter.allow_shared_weights:
+        written = [model.checkpoint for model in self.captioners if isinstance(model, NamedModel)]
+        read = [model.checkpoint for model in self.filters if isinstance(model, NamedModel)]
+        same = next((checkpoint for checkpoint in written if checkpoint in read), None)
+        if same is not None and self.filter is not None and not self.filter.allow_shared_weights:
             raise ValueError(
-                f"captioner and filter are the same weights ({getattr(captioner, 'checkpoint', '')}); a filter overlooks the "
+                f"captioner and filter are the same weights ({same}); a filter overlooks the "
                 "errors of its own captioner (BLIP Table 4: 8 % instead of 25 % noise found). Name another checkpoint for one of "
                 "them, or write filter.allow_shared_weights: true"
             )
+        if self.select is not None:
+            named = [model for model in self.filters if isinstance(model, NamedModel) and self.select.score not in model.scores]
+            if named:
+                without = [model.name or model.checkpoint for model in named]
+                raise ValueError(self.select.without_it(without, is_one_of_several=len(self.filters) > 1))
         return self
 
     def _only_training_goes_without_read(self) -> None:

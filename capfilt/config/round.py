@@ -1,23 +1,33 @@
 """Sections `caption`, `filter`, `dedup`, `select` and `write`: one round from pool to data set."""
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, Tag, model_validator
 
-from capfilt.config.base import Positive, Section, Share, operational
+from capfilt.config.base import ONE, ONE_OR_SEVERAL, SEVERAL, Positive, Section, Share, operational
 from capfilt.config.decoding import Decoding, Nucleus
 
 
-class TrainedModel(Section):
+class Model(Section):
+    """A captioner or a filter."""
+
+    name: str | None = Field(default=None, min_length=1)
+    """In every table: `captions[].captioner`, `scores[].filter`. null: of its folder. Those of a list must differ."""
+
+
+class TrainedModel(Model):
     """The last one this run fine-tuned for the role: round N - 1's in round N."""
 
     kind: Literal["trained"]
 
 
-class NamedModel(Section):
+class NamedModel(Model):
     """A checkpoint of the user's own."""
 
     checkpoint: str  # a folder or a hub name
+    scores: ClassVar[tuple[str, ...]] = ("itm", "itc")
+    """What it gives as a filter."""
 
 
 class MedModel(NamedModel):
@@ -27,9 +37,10 @@ class MedModel(NamedModel):
 
 
 class CocaModel(NamedModel):
-    """A CoCa: a folder that was trained here, or open_clip's with CLIP's tokenizer in it."""
+    """A CoCa: a folder that was trained here, or open_clip's with CLIP's tokenizer in it. A filter by its cosine alone."""
 
     kind: Literal["coca"]
+    scores: ClassVar[tuple[str, ...]] = ("itc",)
 
 
 class Blip2Model(NamedModel):
@@ -45,12 +56,13 @@ class ClipCapModel(NamedModel):
 
 
 class SohoModel(NamedModel):
-    """A SOHO: a folder that was trained here, or its authors' file with vocab.txt beside it."""
+    """A SOHO: a folder that was trained here, or its authors' file with vocab.txt beside it. A filter by ITM alone."""
 
     kind: Literal["soho"]
+    scores: ClassVar[tuple[str, ...]] = ("itm",)
 
 
-class CustomModel(Section):
+class CustomModel(Model):
     """The escape hatch: `target: "pkg.mod:Class"`, built as Class(**options)."""
 
     kind: Literal["custom"]
@@ -64,13 +76,40 @@ CaptionerConfig = Annotated[
 FilterModelConfig = Annotated[
     TrainedModel | MedModel | CocaModel | Blip2Model | SohoModel | CustomModel, Field(discriminator="kind")
 ]
+AnyModel = TrainedModel | NamedModel | CustomModel
+
+
+def _plain(value: Any) -> Any:
+    """A list of one is that one: the same settings, the same fingerprint."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+Captioners = Annotated[
+    Annotated[CaptionerConfig, Tag(ONE)] | Annotated[list[CaptionerConfig], Field(min_length=1), Tag(SEVERAL)],
+    ONE_OR_SEVERAL,
+    BeforeValidator(_plain),
+]
+Filters = Annotated[
+    Annotated[FilterModelConfig, Tag(ONE)] | Annotated[list[FilterModelConfig], Field(min_length=1), Tag(SEVERAL)],
+    ONE_OR_SEVERAL,
+    BeforeValidator(_plain),
+]
 Dtype = Literal["float32", "bfloat16"]
 Pixels = Literal["exact", "fast"]
 
 
+def _check_names(key: str, models: Sequence[AnyModel]) -> None:
+    if sum(isinstance(model, TrainedModel) for model in models) > 1:
+        raise ValueError(f"{key}: expected `kind: trained` once at most, found it twice; this run trains one. Leave one out")
+    names = [model.name for model in models if model.name is not None]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{key}: expected different names, found {twice} twice. Rename one")
+
+
 class CaptionConfig(Section):
-    captioner: CaptionerConfig
-    captions_per_image: Positive = 1
+    captioner: Captioners  # one model, or a list of them: each writes its own texts
+    captions_per_image: Positive = 1  # of each captioner
     prompt: str = "a picture of "
     decode: Decoding = Nucleus(kind="nucleus", top_p=0.9, min_length=5, max_length=20)
     batch_size: Positive = 64  # images per model call
@@ -78,9 +117,23 @@ class CaptionConfig(Section):
     # exact: full decode, bicubic, as BLIP was evaluated. fast: JPEGs decoded at 1/2, 1/4 or 1/8, bilinear; scores move a little
     pixels: Pixels = "exact"
 
+    @property
+    def captioners(self) -> tuple[CaptionerConfig, ...]:
+        return tuple(self.captioner) if isinstance(self.captioner, list) else (self.captioner,)
+
+    @property
+    def each(self) -> tuple["CaptionConfig", ...]:
+        """The section once per captioner, with that one alone."""
+        return tuple(self.model_copy(update={"captioner": one}) for one in self.captioners)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        _check_names("caption.captioner", self.captioners)
+        return self
+
 
 class FilterConfig(Section):
-    filter: FilterModelConfig
+    filter: Filters  # one model, or a list of them: each scores every text, `select.combine` says what counts
     batch_size: Positive = 64
     dtype: Dtype = "float32"
     pixels: Pixels = "exact"  # as `caption.pixels`
@@ -88,10 +141,27 @@ class FilterConfig(Section):
     """Let one set of weights be both captioner and filter, which overlooks its own errors (BLIP Table 4); it is told wherever the
     run is."""
 
+    @property
+    def filters(self) -> tuple[FilterModelConfig, ...]:
+        return tuple(self.filter) if isinstance(self.filter, list) else (self.filter,)
+
+    @property
+    def each(self) -> tuple["FilterConfig", ...]:
+        """The section once per filter, with that one alone."""
+        return tuple(self.model_copy(update={"filter": one}) for one in self.filters)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        _check_names("filter.filter", self.filters)
+        return self
+
 
 class DedupConfig(Section):
-    min_cosine: float = Field(default=0.95, gt=0, le=1)  # of the filter's image embedding; equal sha256 are always duplicates
+    min_cosine: float = Field(default=0.95, gt=0, le=1)  # of the first filter's image embedding; equal sha256: always
     decontaminate: list[str] = []  # Parquet files of evaluation pairs
+
+
+Combine = Literal["mean", "min", "vote"]
 
 
 class SelectConfig(Section):
@@ -100,11 +170,21 @@ class SelectConfig(Section):
     min_itm: Share = 0.5  # 0: every scored text passes
     min_itc: float | None = Field(default=None, ge=-1, le=1)
     """Judge by the cosine instead of ITM, with this threshold: of a filter that has a cosine alone (CoCa). null: by ITM."""
+    combine: Combine = "mean"
+    """When several filters believe a text. mean: their mean score reaches the threshold. min: each one's does. vote: those
+    of more than half do (of two, both)."""
 
     @property
     def score(self) -> Literal["itm", "itc"]:
         """What is judged by."""
         return "itm" if self.min_itc is None else "itc"
+
+    def without_it(self, filters: Sequence[str], *, is_one_of_several: bool) -> str:
+        """What to say where `filters` do not give what is judged by."""
+        wanted, other = ("a cosine", "min_itm (and min_itc: null)") if self.score == "itc" else ("ITM", "min_itc")
+        without = ", ".join(filters)
+        leave = f", or leave {without} out of filter.filter" if is_one_of_several else ""
+        return f"select: expected {wanted} from every filter, found none from {without}. Judge by select.{other}{leave}"
 
     @property
     def threshold(self) -> float:

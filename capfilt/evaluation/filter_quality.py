@@ -5,12 +5,14 @@ Reads scores that are in the candidates table; knows nothing of models or thresh
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from capfilt.config.round import Combine
 from capfilt.evaluation.truth import Truth, read_rows
+from capfilt.stages.combine import ScoreName, combined
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -35,17 +37,19 @@ def filter_quality(
     min_itm: float,
     scored_by: str,
     selection: str | None = None,
-    score: Literal["itm", "itc"] = "itm",
+    score: ScoreName = "itm",
+    combine: Combine = "mean",
 ) -> Metrics:
     """Metrics of the texts that were scored and whose row the truth knows; a text is kept where its `score` >= `min_itm`.
 
     A row is known by its url or its uid. What needs a truth that nobody knows is None.
 
-    The noise ratio is the share of texts that the filter rejects (BLIP Table 4). With `selection`, also how many texts of
+    The noise ratio is the share of texts that the filter rejects (BLIP Table 4). Several filters are one by `combine`; then, or
+    with several captioners, `missed` tells each pair of them apart (`missed_matrix`). With `selection`, also how many texts of
     the finished data set are true.
     """
     rows = [row for path in candidates for row in read_rows(path, ("row_id", "uid", "url", "captions"))]
-    judged = list(_judged(rows, truth, score))
+    judged = list(_judged(rows, truth, score, combine))
     web = [text for text in judged if text.origin == "web"]
     synthetic = [text for text in judged if text.origin == "synthetic"]
     found: Metrics = {
@@ -56,9 +60,63 @@ def filter_quality(
         "web": _web(web, min_itm),
         "synthetic": _synthetic(synthetic, min_itm),
     }
+    matrix = missed_matrix(rows, truth, threshold=min_itm, score=score, combine=combine)
+    if len(matrix) > 1 or any(len(filters) > 1 for filters in matrix.values()):
+        found["missed"] = matrix
     if selection is not None:
         found["dataset"] = _dataset(rows, truth, selection)
     return found
+
+
+TOGETHER = "together"
+"""In a matrix of missed errors, the column of all filters combined."""
+
+
+def missed_matrix(
+    rows: Iterable[Mapping[str, Any]],
+    truth: Mapping[str, Truth],
+    *,
+    threshold: float,
+    score: ScoreName = "itm",
+    combine: Combine = "mean",
+) -> dict[str, dict[str, Metrics]]:
+    """Captioner A x filter B: which of A's false synthetic texts B lets pass (BLIP Table 4, for any number of models).
+
+    `found[A][B]` holds `count`, `true` and `false` (texts of A that B scored and whose truth is known), `missed` (share of the
+    false ones with `score` >= `threshold`), `kept_true` (that of the true ones) and `roc_auc`, each None where it has no text to
+    speak of. B `together` is all filters by `combine`, where there are several. A pair without a judged text has no entry.
+
+    Args:
+        rows: Of candidates, with `uid`, `url` and `captions`.
+    """
+    told: dict[str, dict[str, list[tuple[float, bool]]]] = {}
+    for row in rows:
+        known = _known(row, truth)
+        for caption in (row["captions"] or []) if known is not None else ():
+            is_true = known.is_true(caption["text"]) if known is not None and caption["origin"] == "synthetic" else None
+            if is_true is None:
+                continue
+            scores = {one["filter"]: one[score] for one in caption["scores"] or [] if one[score] is not None}
+            if len(scores) > 1:
+                scores[TOGETHER] = combined(list(scores.values()), combine)
+            for name, value in scores.items():
+                told.setdefault(caption["captioner"], {}).setdefault(name, []).append((value, is_true))
+    return {
+        captioner: {name: _missed(texts, threshold) for name, texts in filters.items()} for captioner, filters in told.items()
+    }
+
+
+def _missed(texts: Sequence[tuple[float, bool]], threshold: float) -> Metrics:
+    scores_N, true_N = np.array([value for value, _ in texts], dtype=np.float64), np.array([is_true for _, is_true in texts])
+    is_kept_N = scores_N.astype(np.float32) >= np.float32(threshold)  # as in `_arrays`
+    return {
+        "count": len(texts),
+        "true": int(true_N.sum()),
+        "false": int((~true_N).sum()),
+        "missed": None if true_N.all() else float(is_kept_N[~true_N].mean()),
+        "kept_true": float(is_kept_N[true_N].mean()) if true_N.any() else None,
+        "roc_auc": roc_auc(scores_N, true_N),
+    }
 
 
 def roc_auc(scores: Float64Array, is_positive: BoolArray) -> float | None:
@@ -78,15 +136,15 @@ def precision_recall(is_kept: BoolArray, is_true: BoolArray) -> tuple[float | No
     return (both / is_kept.sum() if is_kept.any() else None), (both / is_true.sum() if is_true.any() else None)
 
 
-def _judged(rows: Iterable[dict[str, Any]], truth: Mapping[str, Truth], name: str) -> Iterable[Judged]:
+def _judged(rows: Iterable[dict[str, Any]], truth: Mapping[str, Truth], name: ScoreName, combine: Combine) -> Iterable[Judged]:
     for row in rows:
         known = _known(row, truth)
         if known is None:
             continue
         for caption in row["captions"] or []:
-            itm = next((score[name] for score in caption["scores"] or [] if score[name] is not None), None)
-            if itm is not None:
-                yield Judged(caption["origin"], known.noise_kind, itm, _is_true(caption, known))
+            scores = [score[name] for score in caption["scores"] or [] if score[name] is not None]
+            if scores:
+                yield Judged(caption["origin"], known.noise_kind, combined(scores, combine), _is_true(caption, known))
 
 
 def _known(row: Mapping[str, Any], truth: Mapping[str, Truth]) -> Truth | None:

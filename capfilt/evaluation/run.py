@@ -6,14 +6,14 @@ Asks models and tables; knows nothing of how a round made them.
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL.Image import Image
 
 from capfilt.captioners import build_captioner
 from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, RetrievalConfig
-from capfilt.config.round import CaptionConfig, TrainedModel
+from capfilt.config.round import CaptionConfig, SelectConfig, TrainedModel
 from capfilt.errors import ConfigError
 from capfilt.evaluation.bootstrap import interval_of_mean_ratio, interval_of_ratio
 from capfilt.evaluation.captioning import cider_d
@@ -40,8 +40,7 @@ def evaluate(
     seed: int,
     device: str,
     prompt: str,
-    min_itm: float,
-    score: Literal["itm", "itc"] = "itm",
+    policy: SelectConfig,
 ) -> Metrics:
     """Retrieval and captioning of the round's models on held-out pairs; the quality of the filter that made its data.
 
@@ -51,8 +50,7 @@ def evaluate(
         selection: What was kept of them.
         seed: Of bootstrap and sampling.
         prompt: The captioner's.
-        min_itm: Threshold of the filter.
-        score: Which of its scores is judged by.
+        policy: What the candidates' scores are judged by.
 
     Returns:
         JSON values, floats rounded to 6 digits; a part that was not asked for, or has no data, is None.
@@ -82,7 +80,13 @@ def evaluate(
             found["captioning"] = _captioning(config, config.captioning, folder, heldout, images, truth, seed, device, prompt)
     if config.filter_quality is not None and candidates:
         found["filter_quality"] = filter_quality(
-            candidates, truth, min_itm=min_itm, score=score, scored_by=f"round-{round_number - 1} filter", selection=selection
+            candidates,
+            truth,
+            min_itm=policy.threshold,
+            score=policy.score,
+            combine=policy.combine,
+            scored_by=f"round-{round_number - 1} filter",
+            selection=selection,
         )
     told: Metrics = rounded(found)
     return told

@@ -11,8 +11,9 @@ __all__ = ["Embedder", "Filter", "Scores", "build_filter"]
 
 
 def build_filter(config: FilterConfig, *, trained: str | None, device: str) -> Filter:
-    """The filter of `config`; `trained` is the folder that `kind: trained` stands for in this round."""
-    match config.filter:
+    """The one filter of `config` (of a list, `FilterConfig.each`); `trained`: what `kind: trained` is in this round."""
+    (model,) = config.filters
+    match model:
         case TrainedModel():
             if trained is None:
                 raise ConfigError(

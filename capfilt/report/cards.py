@@ -8,12 +8,14 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import urlsplit
 
+from capfilt.config.round import SelectConfig
 from capfilt.report.choice import Card
 from capfilt.report.facts import Round, dig
 from capfilt.report.scan import PASSING
 from capfilt.report.thumbs import Thumbs
 from capfilt.report.truth import Truth
-from capfilt.report.words import REASON, STATUS, code_of, esc, is_number, plural, rule_words, shorten, spaced
+from capfilt.report.words import REASON, STATUS, code_of, esc, plural, rule_words, shorten, spaced
+from capfilt.stages.combine import combined
 
 HEADINGS = {
     "rescued": ("Web text rejected, synthetic text kept", "What CapFilt is for: the picture stays, with a better text."),
@@ -31,12 +33,12 @@ COPIES_SHOWN = 4
 
 
 def card_sections(
-    cards: Sequence[Card], images: Mapping[str, bytes], thumbs: Thumbs, truth: Truth, score: str, threshold: float | None
+    cards: Sequence[Card], images: Mapping[str, bytes], thumbs: Thumbs, truth: Truth, policy: SelectConfig | None
 ) -> str:
     """Cards grouped by fate; long groups fold after the first few."""
     out = []
     for kind, group in groupby(cards, key=lambda card: card.kind):
-        drawn = [_card(card, thumbs.uri(images.get(card.row_id)), truth, score, threshold) for card in group]
+        drawn = [_card(card, thumbs.uri(images.get(card.row_id)), truth, policy) for card in group]
         heading, told = HEADINGS[kind]
         shown, rest = "".join(drawn[:SHOWN_AT_ONCE]), drawn[SHOWN_AT_ONCE:]
         more = ""
@@ -96,11 +98,11 @@ def examples(one: Round) -> dict[str, Mapping[str, Any]]:
     return {str(each.get("key")): each for each in told if isinstance(each, dict)} if isinstance(told, list) else {}
 
 
-def _card(card: Card, uri: str | None, truth: Truth, score: str, threshold: float | None) -> str:
+def _card(card: Card, uri: str | None, truth: Truth, policy: SelectConfig | None) -> str:
     has_web = any(caption.get("origin") == "web" for caption in card.captions)
     texts = [] if has_web else [_absent_web(card)]
     for index, caption in enumerate(card.captions):
-        texts.append(_text(card, caption, card.reasons[index] if card.reasons else None, truth, score, threshold))
+        texts.append(_text(card, caption, card.reasons[index] if card.reasons else None, truth, policy))
     made = [caption.get("text") for caption in card.captions if caption.get("origin") == "synthetic"]
     picture = _picture(uri, next((str(text) for text in made if text), card.text or "picture without a text"))
     return f'<article class="card">{picture}<div class="texts">{"".join(texts)}</div>{_foot(card, truth)}</article>'
@@ -120,7 +122,7 @@ def _foot(card: Card, truth: Truth) -> str:
     return f'<footer>{told}{host}<code title="uid {esc(card.uid)}">{esc(card.uid[:8])}</code></footer>'
 
 
-def _text(card: Card, caption: Mapping[str, Any], reason: str | None, truth: Truth, score: str, threshold: float | None) -> str:
+def _text(card: Card, caption: Mapping[str, Any], reason: str | None, truth: Truth, policy: SelectConfig | None) -> str:
     origin, text = str(caption.get("origin")), str(caption.get("text") or "")
     name = origin if origin in ("web", "synthetic") else "human"
     shown = f"<bdi>{esc(shorten(text))}</bdi>" if text.strip() else "<i>no text</i>"
@@ -130,24 +132,33 @@ def _text(card: Card, caption: Mapping[str, Any], reason: str | None, truth: Tru
     fate = ""
     if reason:
         told = f'<span class="{"kept" if is_kept else "dropped"}">{"✓" if is_kept else "✕"} '
-        fate = f"{told}{esc(_why(caption, reason, threshold))}</span>"
+        fate = f"{told}{esc(_why(caption, reason, policy))}</span>"
     is_right = truth.about(card.url, text, origin) if text.strip() else None
     erred = is_right is not None and reason in ("kept", "below_threshold") and is_right != is_kept
-    line = _meter(_score(caption, score), name, threshold) + fate + _badge(is_right, filter_erred=erred)
-    return f'<div class="text"><p><span class="tag {name}">{name}</span>{shown}</p><p class="fate-line">{line}</p></div>'
+    score, own = _scores(caption, policy)
+    line = _meter(score, name, None if policy is None else policy.threshold) + fate + _badge(is_right, filter_erred=erred) + own
+    others = {other.get("captioner") for other in card.captions if other.get("captioner")}
+    writer = f"<small>{esc(str(caption.get('captioner')))}</small> " if len(others) > 1 and caption.get("captioner") else ""
+    return f'<div class="text"><p><span class="tag {name}">{name}</span>{writer}{shown}</p><p class="fate-line">{line}</p></div>'
 
 
-def _score(caption: Mapping[str, Any], name: str) -> float | None:
-    """What is compared with the threshold: the mean over filters."""
-    told = [float(one[name]) for one in caption.get("scores") or [] if one and is_number(one.get(name))]
-    return sum(told) / len(told) if told else None
+def _scores(caption: Mapping[str, Any], policy: SelectConfig | None) -> tuple[float | None, str]:
+    """What a text is judged by, and, of several filters, each one's own."""
+    found = [one for one in caption.get("scores") or [] if one]
+    judged = policy.score if policy is not None else "itm" if any(one.get("itm") is not None for one in found) else "itc"
+    own = {str(one.get("filter")): one[judged] for one in found if one.get(judged) is not None}
+    if not own:
+        return None, ""
+    told = " · ".join(f"{esc(name)} {value:.2f}" for name, value in own.items())
+    score = combined(list(own.values()), "mean" if policy is None else policy.combine)
+    return score, f"<small>{told}</small>" if len(own) > 1 else ""
 
 
-def _why(caption: Mapping[str, Any], reason: str, threshold: float | None) -> str:
+def _why(caption: Mapping[str, Any], reason: str, policy: SelectConfig | None) -> str:
     if reason == "rule":
         return rule_words(str(caption.get("rule")))
-    if reason == "below_threshold" and threshold is not None:
-        return f"below {threshold:g}"
+    if reason == "below_threshold" and policy is not None:
+        return f"below {policy.threshold:g}"
     return REASON.get(reason, spaced(reason))
 
 

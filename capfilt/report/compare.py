@@ -174,6 +174,23 @@ def noise_kind_table(quality: Any) -> str:
     return _table(["Noise kind", "Texts", "True", "Kept", "ROC AUC"], rows) if rows else ""
 
 
+def missed_table(quality: Any) -> str:
+    """Captioner by filter: false texts that pass, and true ones. Empty where there is one of each, or no truth."""
+    matrix = dig(quality, "missed")
+    if not isinstance(matrix, dict) or not matrix:
+        return ""
+    filters = list(dict.fromkeys(name for own in matrix.values() for name in own))
+    rows = []
+    for captioner, own in matrix.items():
+        cells = []
+        for name in filters:
+            one = own.get(name) or {}
+            around = f"{percent(one.get('kept_true'), 0)} of {_count(one.get('true'))} true" if one else ""
+            cells.append(_cell(f"{percent(one.get('missed'), 0)} <small>of {_count(one.get('false'))} false</small>", around))
+        rows.append(f'<tr><th scope="row">{esc(captioner)}</th>{"".join(cells)}</tr>')
+    return f'<div class="wide">{_table(["captioner", *map(esc, filters)], rows)}</div>'
+
+
 def _table(heads: Sequence[str], rows: Sequence[str], more: str = "") -> str:
     told = "".join(f'<th scope="col">{head}</th>' if head else "<td></td>" for head in heads)
     return f'<table class="numbers"><thead><tr>{told}{more}</tr></thead><tbody>{"".join(rows)}</tbody></table>'

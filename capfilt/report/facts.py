@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
+from capfilt.config.round import SelectConfig
 from capfilt.errors import InputError
 from capfilt.report.words import is_number
 from capfilt.run import files
@@ -84,19 +85,23 @@ class Facts:
         return self.config.get("seed", 0)
 
     @property
+    def policy(self) -> SelectConfig | None:
+        """What texts are judged by; None where the run does not select, or its config cannot be read."""
+        told = self.config.get("select")
+        try:
+            return SelectConfig.model_validate(told) if isinstance(told, dict) else None
+        except ValueError:
+            return None
+
+    @property
     def score(self) -> Literal["itm", "itc"]:
         """What the policy judges by."""
-        return "itm" if dig(self.config, "select", "min_itc") is None else "itc"
+        return "itm" if self.policy is None else self.policy.score
 
     @property
     def threshold(self) -> float | None:
         """The policy's, of `score`; None where the run does not select."""
-        value = dig(self.config, "select", "min_itc")
-        if value is None:
-            value = dig(self.config, "select", "min_itm")
-        if value is None and isinstance(self.config.get("select"), dict):
-            value = 0.5  # the section's default
-        return float(value) if is_number(value) else None
+        return None if self.policy is None else self.policy.threshold
 
     @property
     def scored_round(self) -> Round | None:

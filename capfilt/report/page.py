@@ -77,8 +77,7 @@ def html(facts: Facts, cards: int | None) -> str:
         scored.candidates if scored else facts.pool,
         scored.selection if scored else None,
         is_candidates=scored is not None,
-        score=facts.score,
-        threshold=facts.threshold,
+        policy=facts.policy,
         cards=shown,
     )
     return page(facts, counted)

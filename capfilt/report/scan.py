@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from capfilt.config.round import SelectConfig
 from capfilt.report.choice import Choice
 from capfilt.report.words import code_of
 from capfilt.stages.chunks import open_parquet
-from capfilt.stages.policy import mean_score
+from capfilt.stages.combine import combined_scores
 
 ROWS_AT_ONCE = 4096
 FINE = 1000
@@ -31,6 +32,7 @@ MAX_GROUPS = 2000
 """Duplicate groups remembered on the way; the shown ones are chosen among them."""
 
 Objects = npt.NDArray[np.object_]
+Bins = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Texts:
     reached: int = 0  # scored at or above the threshold
     reasons: Counter[str] = field(default_factory=Counter)
     rules: Counter[str] = field(default_factory=Counter)
-    bins: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(FINE, dtype=np.int64))
+    bins: Bins = field(default_factory=lambda: np.zeros(FINE, dtype=np.int64))
 
     @property
     def passing(self) -> int:
@@ -68,19 +70,21 @@ class Scan:
     rows_passing: int = 0  # rows with a text that passes
     rows_kept: int = 0  # rows with a kept text: the data set
     rows_lost: Counter[str] = field(default_factory=Counter)  # why a passing row is not kept
+    filters: dict[str, dict[str, Bins]] = field(default_factory=dict)  # where there are several: of each, by origin
     kept_origins: Counter[str] = field(default_factory=Counter)  # web, synthetic, both: of the kept rows
     groups: dict[str, list[str]] = field(default_factory=dict)  # first row -> the other rows of its duplicate group
     duplicates: int = 0
 
 
-def scan(
-    files: Sequence[str], selection: Path | None, *, is_candidates: bool, score: str, threshold: float | None, cards: int
-) -> Scan:
-    """Count everything in `files` (candidates, or the pool where there are none), with the fate of each text from `selection`."""
+def scan(files: Sequence[str], selection: Path | None, *, is_candidates: bool, policy: SelectConfig | None, cards: int) -> Scan:
+    """Count everything in `files` (candidates, or the pool where there are none), with the fate of each text from `selection`.
+
+    `policy` is what texts are judged by.
+    """
     found = Scan(is_candidates, selection is not None, Choice(cards))
     fates = _Fates(selection)
     for batch in _batches(files):
-        _add(found, batch, fates.of(batch), score, threshold)
+        _add(found, batch, fates.of(batch), policy)
     return found
 
 
@@ -120,7 +124,7 @@ class _Fates:
         return table.take(pc.index_in(ids, value_set=table["row_id"].combine_chunks()))
 
 
-def _add(found: Scan, batch: pa.Table, fate: pa.Table | None, score: str, threshold: float | None) -> None:
+def _add(found: Scan, batch: pa.Table, fate: pa.Table | None, policy: SelectConfig | None) -> None:
     status, rows = _strings(batch["status"]), batch.num_rows
     found.rows += rows
     found.status.update(Counter(status.tolist()))
@@ -133,9 +137,10 @@ def _add(found: Scan, batch: pa.Table, fate: pa.Table | None, score: str, thresh
     flat = pc.list_flatten(lists)
     origin, rule = _strings(pc.struct_field(flat, "origin")), _strings(pc.struct_field(flat, "rule"))
     reason = _reasons(lists, fate, len(row))
-    _count_texts(
-        found, (status == "ok")[row], origin, rule, reason, mean_score(pc.struct_field(flat, "scores"), score), threshold
-    )
+    judge, scores = policy or SelectConfig(), pc.struct_field(flat, "scores")
+    score = combined_scores(scores, judge.score, judge.combine)
+    _count_texts(found, (status == "ok")[row], origin, rule, reason, score, None if policy is None else policy.threshold)
+    _count_filters(found, scores, (status == "ok")[row], origin, judge.score)
 
     def rows_with(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         return np.bincount(row[mask], minlength=rows) > 0
@@ -186,11 +191,31 @@ def _count_texts(
         texts.scored += len(scores)
         # In float32, as the candidates and `select` have it.
         texts.reached += int((scores >= np.float32(threshold or 0)).sum())
-        # The epsilon: a float32 just below a bin's edge, such as 0.3, belongs above it.
-        fine = np.clip((scores.astype(np.float64) * FINE + 1e-4).astype(np.int64), 0, FINE - 1)
-        texts.bins += np.bincount(fine, minlength=FINE)
+        texts.bins += _binned(scores)
         texts.reasons.update(Counter(reason[of].tolist()))
         texts.rules.update(Counter(rule[of & (rule != "")].tolist()))
+
+
+def _count_filters(found: Scan, scores: pa.Array, is_ok: npt.NDArray[np.bool_], origin: Objects, score: str) -> None:
+    """Each filter's own scores, where a text has several."""
+    counts = pc.fill_null(pc.list_value_length(scores), 0).to_numpy(zero_copy_only=False)
+    if not found.filters and not (counts > 1).any():
+        return
+    of_text = np.repeat(np.arange(len(counts)), counts)
+    flat = pc.list_flatten(scores)
+    names = _strings(pc.struct_field(flat, "filter"))
+    values = pc.struct_field(flat, score).to_numpy(zero_copy_only=False)
+    for name in dict.fromkeys(names.tolist()):
+        own = found.filters.setdefault(name, {kind: np.zeros(FINE, dtype=np.int64) for kind in ORIGINS})
+        for kind in ORIGINS:
+            of = (names == name) & (is_ok & (origin == kind))[of_text] & ~np.isnan(values)
+            own[kind] += _binned(values[of])
+
+
+def _binned(scores: npt.NDArray[np.float32]) -> Bins:
+    # The epsilon: a float32 just below a bin's edge, such as 0.3, belongs above it.
+    fine = np.clip((scores.astype(np.float64) * FINE + 1e-4).astype(np.int64), 0, FINE - 1)
+    return np.bincount(fine, minlength=FINE)
 
 
 def _remember_groups(found: Scan, batch: pa.Table, fate: pa.Table | None) -> None:

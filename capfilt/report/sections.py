@@ -15,7 +15,7 @@ from capfilt.report import cards, charts, compare, pairing
 from capfilt.report.choice import column_where, pictures
 from capfilt.report.facts import Facts, Round, dig
 from capfilt.report.funnel import funnel, steps, yield_share
-from capfilt.report.scan import FINE, ROWS_AT_ONCE, Scan
+from capfilt.report.scan import FINE, ORIGINS, ROWS_AT_ONCE, Scan
 from capfilt.report.thumbs import Thumbs
 from capfilt.report.truth import Truth
 from capfilt.report.words import SCORE, SCORE_MEANING, count, duration, esc, is_number, percent, plural, spaced
@@ -151,7 +151,29 @@ def _scores(facts: Facts, counted: Scan) -> Section:
         charts.keep_rates(curves[0], curves[1], threshold),
         "What another threshold would keep. Deciding again needs no model: see the end of this page.",
     )
-    return Section("scores", "Scores", title, lead, f'<div class="pair">{figures}</div>')
+    body = f'<div class="pair">{figures}</div>'
+    if counted.filters:
+        how = {"mean": "the mean of the filters", "min": "the least of them", "vote": "what more than half of them reach"}
+        combine = "mean" if facts.policy is None else facts.policy.combine
+        lead += f" There are {len(counted.filters)} filters, combined by {combine}: the score is {how[combine]}."
+        each = _each_filter(counted, threshold, SCORE[facts.score])
+        body += f'<h3>Each filter by itself</h3><div class="small-multiples">{each}</div>'
+    return Section("scores", "Scores", title, lead, body)
+
+
+def _each_filter(counted: Scan, threshold: float | None, axis: str) -> str:
+    out = []
+    for name, own in counted.filters.items():
+        bins = [own[origin].reshape(BINS, FINE // BINS).sum(axis=1).tolist() for origin in ORIGINS]
+        at = max(0, round((threshold or 0) * FINE))
+        told = [
+            f'{percent(own[origin][:at].sum() / own[origin].sum(), 0)} of the <b class="{origin}-ink">{origin}</b>'
+            for origin in ORIGINS
+            if own[origin].any()
+        ]
+        rejects = f" rejects {' and '.join(told)} texts." if threshold is not None and told else " gave no such score."
+        out.append(_figure(charts.mirrored(bins[0], bins[1], threshold, axis), f"<b>{esc(name)}</b>{rejects}"))
+    return "".join(out)
 
 
 def _figure(drawing: str, caption: str) -> str:
@@ -176,6 +198,9 @@ def _quality(facts: Facts) -> Section:
     body = f"<div>{compare.quality_table(quality)}</div>"
     if kinds:
         body = f'<div class="pair tables">{body}<div>{kinds}</div></div>'
+    if missed := compare.missed_table(quality):
+        told = "Of the false texts that a captioner wrote, the share that a filter lets pass; beside it, of the true ones."
+        body += f'<h3>Whose errors each filter lets pass</h3><p class="muted">{told}</p>{missed}'
     return Section("quality", "Filter", title, lead, body)
 
 
@@ -192,7 +217,7 @@ def _cards(facts: Facts, counted: Scan, thumbs: Thumbs) -> Section:
         return Section("cards", "Pictures", title, why)
     truth = Truth.of(facts.path("evaluate", "truth"), (card.url for card in chosen))
     images = pictures(files.join(facts.tables, "pool"), [card.row_id for card in chosen])
-    body = cards.card_sections(chosen, images, thumbs, truth, facts.score, facts.threshold)
+    body = cards.card_sections(chosen, images, thumbs, truth, facts.policy)
     lead = (
         f"{plural(len(chosen), 'picture')} chosen by a hash of their ids, a few of every fate. Rejected texts are struck "
         "through; the mark on each bar is the threshold."

@@ -4,23 +4,23 @@ The only place where runner and stages meet; both executors use it. Imports what
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from capfilt.config.download import DownloadConfig
 from capfilt.config.pipeline import Pipeline
-from capfilt.errors import ContractError
+from capfilt.errors import ConfigError, ContractError
 from capfilt.run.again import Again
 from capfilt.run.files import join
 from capfilt.run.scratch import local_folder
 from capfilt.stages.base import Guarded, RowStage
 
 if TYPE_CHECKING:
-    from capfilt.captioners import Captioner
-    from capfilt.config.round import CaptionConfig, FilterConfig
-    from capfilt.filters import Filter
+    from capfilt.stages.caption import CaptionStage
+    from capfilt.stages.filter import FilterStage
+    from capfilt.stages.pictures import Decode
 
 StageName = Literal["download", "screen", "caption", "filter", "caption+filter"]
 
@@ -71,59 +71,79 @@ def build_stage(name: StageName, job: Job) -> RowStage:
 
             return Guarded(ScreenStage(pipeline.screen))
         case "caption":
-            from capfilt.stages.caption import CaptionStage
-
-            captioner, section = _captioner(job)
-            return Guarded(CaptionStage(section, captioner=captioner, seed=pipeline.seed, round_number=job.round_number))
+            return Guarded(_in_turn(_caption_stages(job)))
         case "filter":
-            from capfilt.stages.filter import FilterStage
-
-            scorer, scoring = _scorer(job, pipeline.resources.filter.gpus)
-            return Guarded(FilterStage(scoring, scorer=scorer))
+            return Guarded(_in_turn(_filter_stages(job, pipeline.resources.filter.gpus)))
         case "caption+filter":
             return _fused(job)
         case _ as unreachable:
             assert_never(unreachable)
 
 
-def _captioner(job: Job) -> "tuple[Captioner, CaptionConfig]":
+def _in_turn(stages: Sequence[RowStage]) -> RowStage:
+    from capfilt.stages.in_turn import InTurn
+
+    return stages[0] if len(stages) == 1 else InTurn(stages)
+
+
+def _caption_stages(job: Job, decode: "Decode | None" = None) -> "list[CaptionStage]":
     from capfilt.captioners import build_captioner
+    from capfilt.stages.caption import CaptionStage
 
-    config = job.pipeline.caption
-    if config is None:
+    pipeline = job.pipeline
+    if pipeline.caption is None:
         raise ContractError("stage `caption` was asked for in a run without a `caption` section")
-    with _local(job.captioner) as trained:
-        return build_captioner(config, trained=trained, device=_device(job.pipeline.resources.caption.gpus)), config
+    options: dict[str, Any] = {"seed": pipeline.seed, "round_number": job.round_number} | ({"decode": decode} if decode else {})
+    stages = []
+    for section in pipeline.caption.each:
+        with _local(job.captioner) as trained:
+            captioner = build_captioner(section, trained=trained, device=_device(pipeline.resources.caption.gpus))
+        stages.append(CaptionStage(section, captioner=captioner, called=section.captioners[0].name, **options))
+    check_names("caption.captioner", [stage.called for stage in stages])
+    return stages
 
 
-def _scorer(job: Job, gpus: float) -> "tuple[Filter, FilterConfig]":
+def _filter_stages(job: Job, gpus: float, decode: "Decode | None" = None) -> "list[FilterStage]":
+    """The first one's embedding is the pictures' embedding."""
     from capfilt.filters import build_filter
+    from capfilt.stages.filter import FilterStage
 
     config = job.pipeline.filter
     if config is None:
         raise ContractError("stage `filter` was asked for in a run without a `filter` section")
-    with _local(job.scorer) as trained:
-        return build_filter(config, trained=trained, device=_device(gpus)), config
+    options: dict[str, Any] = {"decode": decode} if decode else {}
+    stages: list[FilterStage] = []
+    for section in config.each:
+        with _local(job.scorer) as trained:
+            scorer = build_filter(section, trained=trained, device=_device(gpus))
+        stages.append(FilterStage(section, scorer=scorer, called=section.filters[0].name, embeds=not stages, **options))
+    check_names("filter.filter", [stage.called for stage in stages])
+    return stages
+
+
+def check_names(key: str, names: Sequence[str]) -> None:
+    """Raises: ConfigError: If two models of a list have one name."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{key}: expected models with different names, found {twice} twice. Give one of them a `name`")
 
 
 def _fused(job: Job) -> RowStage:
     """Both stages on the captioner's image encoder and resources; `run.pairing` has seen that the filter's is the same."""
     from capfilt.captioners.med import MedCaptioner
     from capfilt.filters.med import MedFilter
-    from capfilt.stages.caption import CaptionStage
-    from capfilt.stages.filter import FilterStage
     from capfilt.stages.fused import Fused
     from capfilt.stages.pictures import Remembered
 
-    (captioner, section), (scorer, scoring) = _captioner(job), _scorer(job, job.pipeline.resources.caption.gpus)
+    assert job.pipeline.caption is not None
+    size = job.pipeline.caption.batch_size
+    decode = Remembered(size)
+    (caption,), (score,) = _caption_stages(job, decode), _filter_stages(job, job.pipeline.resources.caption.gpus, decode)
+    captioner, scorer = caption.captioner, score.scorer
     if not isinstance(captioner, MedCaptioner) or not isinstance(scorer, MedFilter):
-        raise ContractError(f"expected a MED captioner and filter to run as one, found {captioner.name} and {scorer.name}")
+        raise ContractError(f"expected a MED captioner and filter to run as one, found {caption.called} and {score.called}")
     captioner.network.share_trunk(scorer.network)
-    decode = Remembered(section.batch_size)
-    seed, number = job.pipeline.seed, job.round_number
-    caption = CaptionStage(section, captioner=captioner, seed=seed, round_number=number, decode=decode)
-    score = FilterStage(scoring, scorer=scorer, decode=decode)
-    return Guarded(Fused(Guarded(caption), Guarded(score), batch_size=section.batch_size))
+    return Guarded(Fused(Guarded(caption), Guarded(score), batch_size=size))
 
 
 def _own_share(pipeline: Pipeline) -> DownloadConfig:

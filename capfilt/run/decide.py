@@ -3,7 +3,7 @@
 Knows in which order and from what; the rules are in `capfilt.stages`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -11,7 +11,7 @@ import yaml
 
 from capfilt import __version__
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import CustomModel, NamedModel, TrainedModel
+from capfilt.config.round import AnyModel, CustomModel, NamedModel, TrainedModel
 from capfilt.errors import CapfiltError
 from capfilt.filters.base import Embedder
 from capfilt.run import files
@@ -87,14 +87,14 @@ def _dedup(context: Context, scored: Scored) -> None:
 
 
 def _embedder(scored: Scored) -> Embedder | None:
-    """The round's filter, which made the embeddings; None for a custom one that cannot embed pictures without texts."""
+    """The round's first filter, which made the embeddings; None for a custom one that cannot embed pictures without texts."""
     from capfilt.filters import build_filter
 
     config = scored.pipeline.filter
     assert config is not None
     device = "cuda" if scored.pipeline.resources.filter.gpus > 0 else "cpu"
     with local_folder(scored.scorer or "") as trained:
-        built = build_filter(config, trained=trained or None, device=device)
+        built = build_filter(config.each[0], trained=trained or None, device=device)
     return built if isinstance(built, Embedder) else None
 
 
@@ -117,7 +117,7 @@ def _select(context: Context, scored: Scored) -> None:
 FAMILIES = {"med": "MED", "coca": "CoCa", "blip2": "BLIP-2", "clipcap": "ClipCap", "soho": "SOHO"}
 
 
-def _called(model: TrainedModel | NamedModel | CustomModel, role: str, context: Context, number: int) -> str:
+def _called(model: AnyModel, role: str, context: Context, number: int) -> str:
     """The model in the words of a data card."""
     match model:
         case TrainedModel():
@@ -132,18 +132,23 @@ def _called(model: TrainedModel | NamedModel | CustomModel, role: str, context: 
             assert_never(unreachable)
 
 
+def _listed(models: Sequence[AnyModel], role: str, context: Context, number: int) -> str | None:
+    return " and ".join(_called(model, role, context, number) for model in models) or None
+
+
 def _write(context: Context, scored: Scored) -> None:
     from capfilt.stages.write import write
 
     config, models = context.pipeline.write, scored.pipeline
     assert config is not None
+    assert context.pipeline.select is not None
     card = {
         "name": context.plan.name,
         "version": __version__,
         "round": scored.number,
         "fingerprint": context.plan.fingerprint,
-        "captioner": None if models.caption is None else _called(models.caption.captioner, "captioner", context, scored.number),
-        "filter": None if models.filter is None else _called(models.filter.filter, "filter", context, scored.number),
+        "captioner": _listed(models.captioners, "captioner", context, scored.number),
+        "filter": _listed(models.filters, "filter", context, scored.number),
         "trunk": scored.pairing and scored.pairing.trunk,
         "weights": scored.pairing and scored.pairing.weights,
     }
@@ -151,6 +156,7 @@ def _write(context: Context, scored: Scored) -> None:
     with context.progress.stage(f"round {scored.number} write", 1, "") as shown:
         manifest = write(
             config,
+            policy=context.pipeline.select,
             selection=str(scratch.fetch(number, "selection") / "selection.parquet"),
             candidates=scored.candidates,
             pool=scored.pool,

@@ -3,13 +3,13 @@
 Names fingerprints and folders; starts nothing but the small web's server.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, assert_never
 
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import NamedModel, TrainedModel
+from capfilt.config.round import AnyModel, NamedModel, TrainedModel
 from capfilt.identity import content_hash
 from capfilt.run import files
 from capfilt.run.build import Job
@@ -54,36 +54,44 @@ def serve(stack: ExitStack, job: Job) -> Job:
 
 def candidates_job(pipeline: Pipeline, settings: Mapping[str, Any], number: int, pool_fingerprint: str) -> Job:
     """The candidates of round `number`, with the models of that round, which must be there."""
-    models, captioner, scorer = _models(pipeline, number)
+    models = models_of_round(pipeline, number)
+
+    def trained(role: str, of_role: Sequence[AnyModel]) -> str | None:
+        is_ours = any(isinstance(model, TrainedModel) for model in of_role)
+        return files.join(pipeline.output, f"round-{number - 1}", "models", role) if is_ours else None
+
+    captioner, scorer = trained("captioner", models.captioners), trained("filter", models.filters)
     sections: list[Any] = [settings.get(name) for name in ("caption", "filter", "seed")]
     identities = [model_identity(captioner), model_identity(scorer), *_checkpoints(models)]
     fingerprint = key_of("candidates", pool_fingerprint, number, sections, identities)
     return Job("candidates", models, fingerprint, number, captioner, scorer)
 
 
-def _models(pipeline: Pipeline, number: int) -> tuple[Pipeline, str | None, str | None]:
-    """The pipeline with this round's models, and the folders that `kind: trained` stands for.
+def models_of_round(pipeline: Pipeline, number: int) -> Pipeline:
+    """The pipeline with this round's models.
 
-    From round 2 on, published checkpoints give way to what the round before fine-tuned.
+    From round 2 on, a published checkpoint gives way to what the round before fine-tuned; of a list, the first one, unless one of
+    the list is trained anyway.
     """
-    assert pipeline.caption is not None
+    if number < 2:
+        return pipeline
     caption, scorer = pipeline.caption, pipeline.filter
-    if number >= 2 and isinstance(caption.captioner, NamedModel):
-        caption = caption.model_copy(update={"captioner": TrainedModel(kind="trained")})
-    if number >= 2 and scorer is not None and isinstance(scorer.filter, NamedModel):
-        scorer = scorer.model_copy(update={"filter": TrainedModel(kind="trained")})
+    renewed = {
+        "caption": caption and caption.model_copy(update={"captioner": _renewed(caption.captioner)}),
+        "filter": scorer and scorer.model_copy(update={"filter": _renewed(scorer.filter)}),
+    }
+    return pipeline.model_copy(update=renewed)
 
-    def folder(role: str, model: object) -> str | None:
-        is_ours = isinstance(model, TrainedModel)
-        return files.join(pipeline.output, f"round-{number - 1}", "models", role) if is_ours else None
 
-    return (
-        pipeline.model_copy(update={"caption": caption, "filter": scorer}),
-        folder("captioner", caption.captioner),
-        folder("filter", scorer.filter if scorer is not None else None),
-    )
+def _renewed(given: Any) -> Any:
+    """`captioner` or `filter`, one or a list, with what this run has trained in the place of a published checkpoint."""
+    if not isinstance(given, list):
+        return TrainedModel(kind="trained", name=given.name) if isinstance(given, NamedModel) else given
+    if any(isinstance(model, TrainedModel) for model in given):
+        return given
+    return [_renewed(given[0]), *given[1:]]
 
 
 def _checkpoints(pipeline: Pipeline) -> list[str | None]:
-    named = [pipeline.caption and pipeline.caption.captioner, pipeline.filter and pipeline.filter.filter]
+    named = (*pipeline.captioners, *pipeline.filters)
     return [model_identity(model.checkpoint) if isinstance(model, NamedModel) else None for model in named]

@@ -3,12 +3,14 @@
 Says whether caption and filter run as one stage; refuses one set of weights in both roles. Knows nothing of how they are run.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from itertools import product
+from typing import Any, Literal, assert_never
 
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import CaptionConfig, CustomModel, FilterConfig, NamedModel
+from capfilt.config.round import AnyModel, CustomModel, NamedModel, TrainedModel
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.run import files
 from capfilt.run.build import Job
@@ -44,46 +46,77 @@ class Pairing:
 def paired(job: Job) -> tuple[Job, Pairing | None]:
     """A round's job, told whether caption and filter run as one, and how its models belong together (None: not to be known).
 
-    What was found is kept in events/pairing.jsonl, so that the models are loaded once.
+    Of several captioners or filters, the two that are closest. What was found is kept in events/pairing.jsonl, the closest last,
+    so that the models are loaded once.
 
     Raises:
-        ConfigError: If both are the same weights and `filter.allow_shared_weights` is not set.
+        ConfigError: If a captioner and a filter are the same weights and `filter.allow_shared_weights` is not set.
     """
-    caption, score = job.pipeline.caption, job.pipeline.filter
-    if caption is None or score is None or CustomModel in (type(caption.captioner), type(score.filter)):
+    pipeline = job.pipeline
+    lines = [line for line in files.lines(pipeline.output, "pairing") if line.get("phase") == job.name]
+    found: list[Pairing] = []
+    for captioner, scorer in product(pipeline.captioners, pipeline.filters):
+        sources = _source(captioner, job.captioner), _source(scorer, job.scorer)
+        if None in sources or (_both_trained(captioner, scorer) and not _on_one_trunk(pipeline)):
+            continue
+        kin = _kin(lines, str(sources[0]), str(sources[1]))
+        if kin is not None:
+            _refuse(kin, pipeline)
+            found.append(kin)
+    if not found:
         return job, None
-    if job.captioner and job.scorer and (job.pipeline.finetune is None or job.pipeline.finetune.trunk == "separate"):
-        return job, None  # this run fine-tuned them apart
-    sources = job.captioner or _checkpoint(caption.captioner), job.scorer or _checkpoint(score.filter)
-    identities = [model_identity(source) or "" for source in sources]
-    lines = [line for line in files.lines(job.pipeline.output, "pairing") if line.get("phase") == job.name]
-    known = lines[-1] if lines and [lines[-1].get(role) for role in ("captioner", "filter")] == identities else None
-    kin = compare(*sources) if known is None else (known["trunk"], known["weights"])
-    if kin is None:
-        return job, None
-    found = Pairing(identities[0], identities[1], *kin)
-    _refuse(found, job.pipeline)
-    if found.trunk == "shared":
-        apart = _apart(caption, score, job.pipeline)
-        found = replace(found, fused=not apart, apart=apart)
-    line = {"phase": job.name, **asdict(found)}
-    if lines[-1:] != [line]:
-        files.append_line(job.pipeline.output, "pairing", line)
-    return replace(job, fused=found.fused), found
+    found.sort(key=lambda kin: (kin.weights == "shared", kin.trunk == "shared"))
+    if found[-1].trunk == "shared":
+        apart = _apart(pipeline)
+        found[-1] = replace(found[-1], fused=not apart, apart=apart)
+    for kin in found:
+        line = {"phase": job.name, **asdict(kin)}
+        if line not in lines or (kin is found[-1] and lines[-1] != line):
+            files.append_line(pipeline.output, "pairing", line)
+    return replace(job, fused=found[-1].fused), found[-1]
+
+
+def _source(model: AnyModel, trained: str | None) -> str | None:
+    """Where its weights lie; None for a model that only its own code knows."""
+    match model:
+        case TrainedModel():
+            return trained
+        case NamedModel(checkpoint=checkpoint):
+            return checkpoint
+        case CustomModel():
+            return None
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
+def _both_trained(captioner: AnyModel, scorer: AnyModel) -> bool:
+    return isinstance(captioner, TrainedModel) and isinstance(scorer, TrainedModel)
+
+
+def _on_one_trunk(pipeline: Pipeline) -> bool:
+    """Whether this run fine-tunes captioner and filter on one image encoder; else it makes them different weights throughout."""
+    return pipeline.finetune is not None and pipeline.finetune.trunk == "shared"
+
+
+def _kin(lines: Sequence[Mapping[str, Any]], captioner: str, scorer: str) -> Pairing | None:
+    """Two models by content, from `lines` where they tell it."""
+    identities = [model_identity(source) or "" for source in (captioner, scorer)]
+    known = [line for line in lines if [line.get(role) for role in ("captioner", "filter")] == identities]
+    kin = (known[-1]["trunk"], known[-1]["weights"]) if known else compare(captioner, scorer)
+    return None if kin is None else Pairing(identities[0], identities[1], *kin)
 
 
 def foreseen(pipeline: Pipeline) -> list[str]:
     """Lines for a plan: what the settings say of captioner and filter, and what a start of the run has seen. Loads no model."""
     if pipeline.caption is None or pipeline.filter is None:
         return []
-    models = pipeline.caption.captioner, pipeline.filter.filter
     notes = []
     if pipeline.finetune is not None and pipeline.finetune.trunk == "shared":
         notes.append("captioner and filter are fine-tuned on one frozen image encoder (finetune.trunk: shared)")
-    if pipeline.filter.allow_shared_weights and all(isinstance(model, NamedModel) for model in models):
-        sources = [_checkpoint(model) for model in models]
-        if sources[0] == sources[1] or model_identity(sources[0]) == model_identity(sources[1]):
-            notes.append(f"BEWARE: captioner and filter are the same weights (filter.allow_shared_weights); {OVERLOOKS}")
+    if pipeline.filter.allow_shared_weights:
+        for captioner, scorer in _named_pairs(pipeline):
+            if captioner == scorer or model_identity(captioner) == model_identity(scorer):
+                notes.append(f"BEWARE: captioner and filter are the same weights (filter.allow_shared_weights); {OVERLOOKS}")
     for number in range(1, pipeline.rounds + 1):
         phase = f"round-{number}/candidates"
         lines = [line for line in files.lines(pipeline.output, "pairing") if line.get("phase") == phase]
@@ -93,17 +126,22 @@ def foreseen(pipeline: Pipeline) -> list[str]:
 
 
 def check_checkpoints(pipeline: Pipeline) -> None:
-    """Whether two named checkpoints are different weights, before any work.
+    """Whether named checkpoints are different weights, before any work.
 
     Raises:
-        ConfigError: If they are the same, and that is not allowed.
+        ConfigError: If a captioner and a filter are the same, and that is not allowed.
     """
-    assert pipeline.caption is not None
-    assert pipeline.filter is not None
-    sources = _checkpoint(pipeline.caption.captioner), _checkpoint(pipeline.filter.filter)
-    kin = compare(*sources)
-    if kin is not None:
-        _refuse(Pairing(*sources, *kin), pipeline)
+    for captioner, scorer in _named_pairs(pipeline):
+        kin = compare(captioner, scorer)
+        if kin is not None:
+            _refuse(Pairing(captioner, scorer, *kin), pipeline)
+
+
+def _named_pairs(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
+    """Captioner and filter, of all that are checkpoints."""
+    written = [model.checkpoint for model in pipeline.captioners if isinstance(model, NamedModel)]
+    read = [model.checkpoint for model in pipeline.filters if isinstance(model, NamedModel)]
+    return product(written, read)
 
 
 def compare(captioner: str, scorer: str) -> tuple[Kinship, Kinship] | None:
@@ -131,15 +169,16 @@ def _refuse(found: Pairing, pipeline: Pipeline) -> None:
         )
 
 
-def _apart(caption: CaptionConfig, score: FilterConfig, pipeline: Pipeline) -> str:
+def _apart(pipeline: Pipeline) -> str:
     """Why pictures that both encode alike are not encoded once; empty where they are."""
+    caption, score = pipeline.caption, pipeline.filter
+    assert caption is not None
+    assert score is not None
+    if len(pipeline.captioners) > 1 or len(pipeline.filters) > 1:
+        return "there are several captioners or filters"
     if not pipeline.resources.fuse:
         return "resources.fuse is false"
     for name in ("batch_size", "dtype", "pixels"):
         if getattr(caption, name) != getattr(score, name):
             return f"caption.{name} {getattr(caption, name)} and filter.{name} {getattr(score, name)} differ"
     return ""
-
-
-def _checkpoint(model: Any) -> str:
-    return str(model.checkpoint)

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 import fsspec
 
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import NamedModel
+from capfilt.config.round import CaptionConfig, FilterConfig, NamedModel, TrainedModel
 from capfilt.errors import ConfigError, InputError
 from capfilt.plan import PlannedStage
 from capfilt.run import files
+from capfilt.run.build import check_names
+from capfilt.run.jobs import models_of_round
+from capfilt.run.pairing import check_checkpoints
 
 MODEL_STAGES = ("caption", "filter")
 TRAINING_STAGES = ("pretrain", "finetune", "evaluate")
@@ -132,15 +135,45 @@ def _check_weights(pipeline: Pipeline, ahead: set[str]) -> None:
     """Each published checkpoint is loaded once, on the CPU: what does not fit is told before anything is downloaded."""
     if not ahead & {"caption", "filter", "dedup"}:
         return
-    if pipeline.caption is not None and isinstance(pipeline.caption.captioner, NamedModel):
-        from capfilt.captioners import build_captioner
+    written = [_name_of_captioner(section) for section in pipeline.caption.each] if pipeline.caption is not None else []
+    read = [_name_of_filter(section) for section in pipeline.filter.each] if pipeline.filter is not None else []
+    _check_names(pipeline, written, read)
+    check_checkpoints(pipeline)
 
-        build_captioner(pipeline.caption, trained=None, device="cpu")
-    if pipeline.filter is not None and isinstance(pipeline.filter.filter, NamedModel):
-        from capfilt.filters import build_filter
 
-        build_filter(pipeline.filter, trained=None, device="cpu")
-        if pipeline.caption is not None and isinstance(pipeline.caption.captioner, NamedModel):
-            from capfilt.run.pairing import check_checkpoints
+def _name_of_captioner(section: CaptionConfig) -> str | None:
+    """None where it is not known before the run."""
+    model = section.captioners[0]
+    if not isinstance(model, NamedModel):
+        return model.name
+    from capfilt.captioners import build_captioner
 
-            check_checkpoints(pipeline)
+    built = build_captioner(section, trained=None, device="cpu")
+    return model.name or built.name
+
+
+def _name_of_filter(section: FilterConfig) -> str | None:
+    model = section.filters[0]
+    if not isinstance(model, NamedModel):
+        return model.name
+    from capfilt.filters import build_filter
+
+    built = build_filter(section, trained=None, device="cpu")
+    return model.name or built.name
+
+
+def _check_names(pipeline: Pipeline, written: Sequence[str | None], read: Sequence[str | None]) -> None:
+    """Whether tables can tell the models of a list apart, in every round."""
+    for number in range(1, pipeline.rounds + 1):
+        models = models_of_round(pipeline, number)
+        roles = (
+            ("captioner", "caption.captioner", models.captioners, written),
+            ("filter", "filter.filter", models.filters, read),
+        )
+        for role, key, of_role, known in roles:
+            trained = f"round-{number - 1}/{role}"
+            names = [
+                model.name or trained if isinstance(model, TrainedModel) else name
+                for model, name in zip(of_role, known, strict=True)
+            ]
+            check_names(key, [name for name in names if name is not None])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import CustomModel
+from capfilt.config.round import CustomModel, SelectConfig
 from capfilt.run import files
 from capfilt.run.context import Context
 from capfilt.run.decide import Scored
@@ -92,8 +92,7 @@ def _model_step(context: Context, number: int, name: str, key: str, models: Mapp
 
 def _next_round_uses_them(pipeline: Pipeline) -> bool:
     """Models of the user's own stay; published checkpoints give way to what a round fine-tuned."""
-    models = [pipeline.caption and pipeline.caption.captioner, pipeline.filter and pipeline.filter.filter]
-    return any(model is not None and not isinstance(model, CustomModel) for model in models)
+    return any(not isinstance(model, CustomModel) for model in (*pipeline.captioners, *pipeline.filters))
 
 
 def _pretrain(context: Context, number: int, web: tuple[str, ...], kind: Literal["pool", "dataset"]) -> None:
@@ -169,8 +168,7 @@ def _evaluate(context: Context, number: int, scored: Scored | None) -> None:
             seed=pipeline.seed,
             device=_device(context),
             prompt=_prompt(context),
-            min_itm=0.5 if pipeline.select is None else pipeline.select.threshold,
-            score="itm" if pipeline.select is None else pipeline.select.score,
+            policy=pipeline.select or SelectConfig(),
         )
         files.put_json(context.round_path(number, "metrics.json"), measured)
         value = (measured.get("primary") or {}).get("value")

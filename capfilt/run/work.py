@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from capfilt.run.again import with_new_answers
 from capfilt.run.build import Job, StageName, build_stage, limit_threads
 from capfilt.run.commit import SEAL_KEY, Footer, chunk_path, commit, read_footer
 from capfilt.stages.base import Guarded, RowStage, watched
+from capfilt.stages.combine import combined_scores
 
 Made = TypeVar("Made")
 BATCH_KEY = b"capfilt.batch"
@@ -217,9 +219,10 @@ def _committed(folder: str, chunk_id: str) -> pa.Table:
 
 def _believed(table: pa.Table, select: SelectConfig) -> tuple[int, int]:
     """Scored texts, and those whose score reaches the threshold."""
-    scores = pc.list_flatten(pc.struct_field(pc.list_flatten(table["captions"]), "scores"))
-    found = pc.drop_null(pc.struct_field(scores, select.score))
-    return len(found), pc.sum(pc.greater_equal(found, select.threshold)).as_py() or 0
+    scores = pc.struct_field(pc.list_flatten(table["captions"]), "scores")
+    found = combined_scores(scores, select.score, select.combine)
+    found = found[~np.isnan(found)]
+    return len(found), int((found >= np.float32(select.threshold)).sum())
 
 
 def _told(

@@ -22,10 +22,19 @@ class CaptionStage:
     writes: tuple[str, ...] = ("captions", "status", "error")
 
     def __init__(
-        self, config: CaptionConfig, *, captioner: Captioner, seed: int, round_number: int, decode: Decode = decode_rgb
+        self,
+        config: CaptionConfig,
+        *,
+        captioner: Captioner,
+        seed: int,
+        round_number: int,
+        decode: Decode = decode_rgb,
+        called: str | None = None,
     ) -> None:
+        """`called`: the captioner's name in tables and seeds; None for its own."""
         self._config = config
-        self._captioner = captioner
+        self.captioner = captioner
+        self.called = called or captioner.name
         self._decode = decode
         self._covering: int | None = getattr(captioner, "covering", None)
         self._seed = seed
@@ -49,7 +58,7 @@ class CaptionStage:
             if not at:
                 continue
             seeds = [self._seeds(uids[row]) for row in at]
-            for row, texts in zip(at, self._captioner.caption(pictures, seeds=seeds), strict=True):
+            for row, texts in zip(at, self.captioner.caption(pictures, seeds=seeds), strict=True):
                 captions[row].extend(self._candidate(k, text) for k, text in enumerate(texts))
         at_work(())
         return (
@@ -60,14 +69,14 @@ class CaptionStage:
 
     def _seeds(self, uid: str) -> list[int]:
         count = self._config.captions_per_image
-        return [row_seed(self._seed, self._round, "caption", self._captioner.name, uid, k) for k in range(count)]
+        return [row_seed(self._seed, self._round, "caption", self.called, uid, k) for k in range(count)]
 
     def _candidate(self, k: int, caption: Caption) -> dict[str, Any]:
         # An empty text is no candidate: it stays in the table, marked, and no score is asked for it.
         return {
             "text": caption.text,
             "origin": "synthetic",
-            "captioner": self._captioner.name,
+            "captioner": self.called,
             "k": k,
             "log_prob": caption.log_prob,
             "rule": None,

@@ -18,11 +18,22 @@ class FilterStage:
 
     name = "filter"
     reads: tuple[str, ...] = ("row_id", "image", "captions")
-    writes: tuple[str, ...] = ("captions", "embedding", "status", "error")
 
-    def __init__(self, config: FilterConfig, *, scorer: Filter, decode: Decode = decode_rgb) -> None:
+    def __init__(
+        self,
+        config: FilterConfig,
+        *,
+        scorer: Filter,
+        decode: Decode = decode_rgb,
+        called: str | None = None,
+        embeds: bool = True,
+    ) -> None:
+        """`called`: the filter's name in tables; None for its own. `embeds`: whether the pictures' embedding is this filter's."""
         self._config = config
-        self._filter = scorer
+        self.scorer = scorer
+        self.called = called or scorer.name
+        self._embeds = embeds
+        self.writes: tuple[str, ...] = ("captions", *([EMBEDDING] if embeds else []), "status", "error")
         self._decode = decode
         self._covering: int | None = getattr(scorer, "covering", None)
 
@@ -45,25 +56,25 @@ class FilterStage:
             if not at:
                 continue
             asked = [[c for c in captions[row] if c["rule"] is None and c["error"] is None] for row in at]
-            scores = self._filter.score(pictures, [[c["text"] for c in texts] for texts in asked])
+            scores = self.scorer.score(pictures, [[c["text"] for c in texts] for texts in asked])
             for i, (row, texts) in enumerate(zip(at, asked, strict=True)):
                 embeddings[row] = scores.embedding[i].astype(np.float16)
                 for j, caption in enumerate(texts):
                     caption["scores"] = [
                         *caption["scores"],
                         {
-                            "filter": self._filter.name,
+                            "filter": self.called,
                             "itm": None if scores.itm is None else scores.itm[i][j],
                             "itc": None if scores.itc is None else scores.itc[i][j],
                         },
                     ]
         at_work(())
-        return (
+        done = (
             table.set_column(table.column_names.index("captions"), "captions", pa.array(captions, pa.list_(CAPTION)))
             .set_column(table.column_names.index("status"), "status", pa.array(status, pa.string()))
             .set_column(table.column_names.index("error"), "error", pa.array(error, pa.string()))
-            .append_column(EMBEDDING, _embedding_column(embeddings, self._filter.dim))
         )
+        return done.append_column(EMBEDDING, _embedding_column(embeddings, self.scorer.dim)) if self._embeds else done
 
 
 def _embedding_column(vectors: list[np.ndarray[Any, Any] | None], dim: int) -> pa.Array:

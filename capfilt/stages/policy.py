@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from capfilt.config.round import SelectConfig
 from capfilt.schema import REASONS
+from capfilt.stages.combine import combined_scores
 
 IntArray = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
@@ -30,7 +31,7 @@ POLICY_COLUMNS = ("status", *(f"captions.list.element.{name}" for name in ("orig
 class Judged:
     """The texts of one table, flat. `row[i]` is text i's row number, `reason[i]` a number in CODES: `kept` where it is wanted.
 
-    `itm` is the mean over filters of what the policy judges by (with `min_itc` the cosine), NaN where there is none; `best[row]`
+    `itm` is what the policy judges by (with `min_itc` the cosine), its filters combined, NaN where there is none; `best[row]`
     the greatest `itm` of a wanted text, -1 where none is.
     """
 
@@ -51,7 +52,7 @@ def judge(table: pa.Table, config: SelectConfig) -> Judged:
     origin = (
         pc.index_in(pc.struct_field(texts, "origin"), value_set=pa.array(ORIGINS)).to_numpy(zero_copy_only=False).astype(np.int8)
     )
-    itm = mean_score(pc.struct_field(texts, "scores"), config.score)
+    itm = combined_scores(pc.struct_field(texts, "scores"), config.score, config.combine)
     is_ok = _mask(pc.equal(_plain(table["status"]), "ok"))[row]
     has_rule = _mask(pc.is_valid(pc.struct_field(texts, "rule")))
     has_error = _mask(pc.is_valid(pc.struct_field(texts, "error"))) | np.isnan(itm)
@@ -98,19 +99,6 @@ def best_per_row(row: IntArray, score: npt.NDArray[Any], rows: int) -> BoolArray
     chosen = np.zeros(len(row), dtype=np.bool_)
     chosen[order[first]] = True
     return chosen
-
-
-def mean_score(scores: pa.Array, name: str) -> Float32Array:
-    """Mean over the filters of `itm` or `itc` of each text, NaN where no filter gave one."""
-    scores = _plain(scores)
-    counts = pc.fill_null(pc.list_value_length(scores), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    values = pc.cast(pc.struct_field(scores.flatten(), name), pa.float64()).to_numpy(zero_copy_only=False)
-    text = np.repeat(np.arange(len(counts)), counts)
-    is_there = ~np.isnan(values)
-    total = np.bincount(text[is_there], weights=values[is_there], minlength=len(counts))
-    number = np.bincount(text[is_there], minlength=len(counts))
-    mean = np.divide(total, number, out=np.full(len(counts), np.nan), where=number > 0)
-    return np.asarray(mean, dtype=np.float32)
 
 
 def _plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:

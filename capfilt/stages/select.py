@@ -21,6 +21,7 @@ from capfilt.dedup.records import recorded_contamination, recorded_groups, row_i
 from capfilt.errors import ConfigError
 from capfilt.schema import SELECTION
 from capfilt.stages.chunks import candidate_files, local_folder, read_chunks, scored_round
+from capfilt.stages.combine import scores_by_filter
 from capfilt.stages.policy import CODE, CODES, POLICY_COLUMNS, Judged, judge
 from capfilt.stages.tally import Tally
 from capfilt.writers.view import write_view
@@ -92,16 +93,25 @@ def _select_into(
                 waiting = []
         if waiting:
             writer.write_table(pa.concat_tables(waiting), row_group_size=ROWS_PER_GROUP)
+    _check_scores(tally, config)
     summary = {
         "policy": config.policy,
         "score": config.score,
         "threshold": config.threshold,
+        **({"combine": config.combine} if len(tally.filters) > 1 else {}),
         "min_cosine": known.min_cosine,
         "duplicate_groups": len(np.unique(known.groups.group)),
         **tally.summary(),
     }
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def _check_scores(tally: Tally, config: SelectConfig) -> None:
+    """A filter without the score that is judged by would be asked in vain."""
+    mute = sorted(name for name, own in tally.filters.items() if own.texts and not own.scored)
+    if mute:
+        raise ConfigError(config.without_it(mute, is_one_of_several=len(tally.filters) > 1))
 
 
 def _known(dedup_folder: str | None, dedup: DedupConfig | None) -> Known:
@@ -150,6 +160,8 @@ def _decide(table: pa.Table, config: SelectConfig, known: Known, survives: npt.N
     is_kept = reason == _KEPT
 
     tally.add(judged, reason, config.threshold)
+    scores = pc.struct_field(pc.list_flatten(table["captions"]), "scores")
+    tally.add_filters(scores_by_filter(scores, config.score), config.threshold)
     tally.rows += len(ids)
     tally.healthy += int(pc.sum(pc.equal(table["status"], "ok")).as_py() or 0)
     tally.kept_rows += int((np.bincount(judged.row[is_kept], minlength=len(ids)) > 0).sum())

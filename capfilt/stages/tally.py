@@ -3,15 +3,35 @@
 Counts what it is told; decides nothing.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from capfilt.stages.combine import Float32Array
 from capfilt.stages.policy import CODES, ORIGINS, Judged
 
 THRESHOLDS = np.round(np.arange(0, 1.0001, 0.05), 2)
 """Where the keep-rate curves are taken: 0, 0.05 … 1."""
 _FLOAT32 = THRESHOLDS.astype(np.float32)
+
+
+@dataclass
+class OfFilter:
+    """One filter's scores: texts it saw, those it gave the policy's score, those below the threshold."""
+
+    texts: int = 0
+    scored: int = 0
+    below: int = 0
+    score_sum: float = 0.0
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "scored": self.scored,
+            "noise_ratio": _share(self.below, self.scored),
+            "mean": _share(self.score_sum, self.scored),
+        }
 
 
 class Tally:
@@ -24,6 +44,7 @@ class Tally:
         self.scored = np.zeros(len(ORIGINS), dtype=np.int64)
         self.scored_below = np.zeros(len(ORIGINS), dtype=np.int64)
         self.score_sum = np.zeros(len(ORIGINS), dtype=np.float64)
+        self.filters: dict[str, OfFilter] = {}
 
     def add(self, judged: Judged, reason: np.ndarray[Any, np.dtype[np.int8]], min_itm: float) -> None:
         """Count the texts of one chunk, `reason` being their final codes."""
@@ -39,8 +60,21 @@ class Tally:
             )
             self.passing[number] += reached[::-1].cumsum()[::-1][1:]
 
+    def add_filters(self, scores: Mapping[str, Float32Array], threshold: float) -> None:
+        """Count what each filter gave the texts of one chunk, `combine.scores_by_filter`."""
+        for name, given in scores.items():
+            score = given[~np.isnan(given)]
+            own = self.filters.setdefault(name, OfFilter())
+            own.texts += len(given)
+            own.scored += len(score)
+            own.below += int((score < np.float32(threshold)).sum())
+            own.score_sum += float(score.sum(dtype=np.float64))
+
     def summary(self) -> dict[str, Any]:
-        """`texts`, `noise_ratio`, `mean_score` and `curves` per origin that has texts; web and synthetic are always told."""
+        """`texts`, `noise_ratio`, `mean_score` and `curves` per origin that has texts; web and synthetic are always told.
+
+        `filters` tells several filters apart.
+        """
         shown = [n for n, name in enumerate(ORIGINS) if name != "human" or self.reasons[n].any()]
         kept = CODES.index("kept")
         return {
@@ -61,6 +95,7 @@ class Tally:
             },
             "noise_ratio": {ORIGINS[n]: _share(self.scored_below[n], self.scored[n]) for n in shown},
             "mean_score": {ORIGINS[n]: _share(self.score_sum[n], self.scored[n]) for n in shown},
+            **({"filters": {name: own.summary() for name, own in sorted(self.filters.items())}} if len(self.filters) > 1 else {}),
             "curves": {
                 "threshold": THRESHOLDS.tolist(),
                 **{ORIGINS[n]: [_share(count, self.scored[n]) for count in self.passing[n]] for n in shown},

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from capfilt.config.round import WriteConfig
+from capfilt.config.round import SelectConfig, WriteConfig
 from capfilt.errors import ContractError, InputError
 from capfilt.schema import DATASET, SCHEMA_VERSION, UPSTREAM
 from capfilt.stages.chunks import in_row_order, local_folder, open_parquet, read_chunks
-from capfilt.stages.policy import best_per_row, mean_score
+from capfilt.stages.combine import SCORE_NAMES, Float32Array, ScoreName, combined_scores
+from capfilt.stages.policy import best_per_row
 from capfilt.writers.card import data_card
 from capfilt.writers.parquet import ParquetShards
 from capfilt.writers.shards import ShardFormat, row_key, write_shards
@@ -31,12 +32,22 @@ _PICTURES_AT_ONCE = 512
 
 
 def write(
-    config: WriteConfig, *, selection: str, candidates: Sequence[str], pool: Sequence[str], out: str, card: dict[str, Any]
+    config: WriteConfig,
+    *,
+    policy: SelectConfig,
+    selection: str,
+    candidates: Sequence[str],
+    pool: Sequence[str],
+    out: str,
+    card: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write the kept rows, by row id, into the folder `out`; give back the manifest.
+    """Write the kept rows, by row id, into the folder `out`; give back the manifest. With no kept row there is no shard.
 
-    `selection` is the selection.parquet of these candidates; `pool` the chunk files of the same names, with pictures. `card` is
-    told to `data_card`; its `fingerprint` also goes into the manifest. With no kept row the data set has a schema and no shard.
+    Args:
+        policy: What made the selection; by its score the best text of a row is told.
+        selection: The selection.parquet of these candidates.
+        pool: Chunk files of the same names, with pictures.
+        card: Told to `data_card`; its `fingerprint` also goes into the manifest.
 
     Raises:
         ContractError: If selection and candidates do not have the same rows, or a kept row has no picture.
@@ -45,7 +56,7 @@ def write(
     counted = {"rows": 0, "texts": 0}
     with whole_folder(local_folder(out)) as folder:
         formats = [_format(name, folder, schema) for name in dict.fromkeys(config.formats)]
-        tables = _kept_tables(selection, candidates, pool, schema, config.rows_per_shard, counted)
+        tables = _kept_tables(policy, selection, candidates, pool, schema, config.rows_per_shard, counted)
         files = write_shards(tables, formats, folder, config.rows_per_shard)
         shards = -(-counted["rows"] // config.rows_per_shard)
         manifest = {
@@ -89,6 +100,7 @@ def _schema_and_rows(path: str) -> tuple[pa.Schema, int]:
 
 
 def _kept_tables(
+    policy: SelectConfig,
     selection: str,
     candidates: Sequence[str],
     pool: Sequence[str],
@@ -103,7 +115,7 @@ def _kept_tables(
     filled = (path for path in in_row_order(candidates) if _schema_and_rows(path)[1])
     for path, table in zip(filled, read_chunks(candidates, ["uid", *_TEXT_COLUMNS]), strict=True):
         kept = decided.take(table["row_id"])
-        columns, is_kept = _columns(table, kept)
+        columns, is_kept = _columns(table, kept, policy)
         if not is_kept.any():
             continue
         name = PurePath(path).name
@@ -119,7 +131,7 @@ def _kept_tables(
     decided.check_used_up()
 
 
-def _columns(table: pa.Table, kept: pa.Array) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
+def _columns(table: pa.Table, kept: pa.Array, policy: SelectConfig) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
     """The kept rows with the data set's text columns and `row_id`, without pictures; and which rows are kept."""
     captions = table["captions"].combine_chunks()
     counts = pc.fill_null(pc.list_value_length(captions), 0).to_numpy(zero_copy_only=False)
@@ -130,8 +142,10 @@ def _columns(table: pa.Table, kept: pa.Array) -> tuple[pa.Table, npt.NDArray[np.
     texts = captions.flatten().filter(pa.array(is_kept))
     per_row = np.bincount(row, minlength=table.num_rows)
     rows_kept = per_row > 0
-    itm, itc = (mean_score(pc.struct_field(texts, "scores"), name) for name in ("itm", "itc"))
-    best = pa.array(best_per_row(row, np.nan_to_num(np.where(np.isnan(itm), itc, itm), nan=-1), table.num_rows))
+    scores: dict[ScoreName, Float32Array] = {
+        name: combined_scores(pc.struct_field(texts, "scores"), name, policy.combine) for name in SCORE_NAMES
+    }
+    best = pa.array(best_per_row(row, np.nan_to_num(scores[policy.score], nan=-1), table.num_rows))
     offsets = pa.array(np.concatenate([[0], per_row[rows_kept].cumsum()]).astype(np.int32))
 
     out = table.filter(pa.array(rows_kept)).drop_columns(["captions"])
@@ -141,8 +155,8 @@ def _columns(table: pa.Table, kept: pa.Array) -> tuple[pa.Table, npt.NDArray[np.
         "origin": origins.filter(best),
         "all_captions": pa.ListArray.from_arrays(offsets, words),
         "all_origins": pa.ListArray.from_arrays(offsets, origins),
-        "all_itm": pa.ListArray.from_arrays(offsets, pa.array(itm, from_pandas=True)),
-        "all_itc": pa.ListArray.from_arrays(offsets, pa.array(itc, from_pandas=True)),
+        "all_itm": pa.ListArray.from_arrays(offsets, pa.array(scores["itm"], from_pandas=True)),
+        "all_itc": pa.ListArray.from_arrays(offsets, pa.array(scores["itc"], from_pandas=True)),
     }
     for name, values in added.items():
         out = out.append_column(name, values)

@@ -25,7 +25,7 @@ COLUMN_MEANING = {
     "origin": "web or synthetic: where `caption` comes from",
     "all_captions": "every kept text",
     "all_origins": "where each of `all_captions` comes from",
-    "all_itm": "probability of a match of each of `all_captions`, mean over filters",
+    "all_itm": "probability of a match of each of `all_captions`, several filters combined",
     "all_itc": "cosine of each of `all_captions` with the picture, mean over filters",
     "upstream": "columns of the input, carried along",
 }

@@ -84,7 +84,7 @@ def test_an_override_with_null_takes_a_section_away() -> None:
 def test_an_override_may_hold_a_whole_section() -> None:
     changed = load_text(SMALL, overrides=["caption.captioner={kind: med, checkpoint: c}"])
     assert changed.caption is not None
-    assert changed.caption.captioner.model_dump() == {"kind": "med", "checkpoint": "c"}
+    assert changed.caption.captioner.model_dump() == {"name": None, "kind": "med", "checkpoint": "c"}
 
 
 def test_an_unknown_kind_names_line_choices_and_the_nearest() -> None:
@@ -96,7 +96,9 @@ def test_an_unknown_kind_names_line_choices_and_the_nearest() -> None:
 
 def test_an_unknown_key_names_line_choices_and_the_nearest() -> None:
     told = trouble(SMALL.replace("min_itm", "min_itn"))
-    assert told.startswith("pipelines/x.yaml:12 select.min_itn: unknown key 'min_itn'; expected one of policy, min_itm, min_itc.")
+    assert told.startswith(
+        "pipelines/x.yaml:12 select.min_itn: unknown key 'min_itn'; expected one of policy, min_itm, min_itc, combine."
+    )
     assert told.endswith("Did you mean 'min_itm'?")
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from capfilt.captioners import Caption
 from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, FilterQualityConfig, RetrievalConfig
+from capfilt.config.round import SelectConfig
 from capfilt.errors import ConfigError
 from capfilt.evaluation import run
 from capfilt.evaluation.truth import read_heldout
@@ -69,7 +70,7 @@ def evaluate(monkeypatch, heldout, scenes, write_truth, wrong_text, write_candid
             seed=1,
             device="cpu",
             prompt="a picture of ",
-            min_itm=0.5,
+            policy=SelectConfig(),
         )
 
     return ask

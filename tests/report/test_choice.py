@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from capfilt.config.round import SelectConfig
 from capfilt.report.choice import KINDS, Choice, column_where, pictures
 from capfilt.report.facts import gather
 from capfilt.report.scan import scan
@@ -11,7 +12,7 @@ from capfilt.report.scan import scan
 def chosen(folder: Path, cards: int) -> Choice:
     one = gather(folder).scored_round
     assert one is not None
-    return scan(one.candidates, one.selection, is_candidates=True, score="itm", threshold=0.5, cards=cards).choice
+    return scan(one.candidates, one.selection, is_candidates=True, policy=SelectConfig(), cards=cards).choice
 
 
 @pytest.mark.parametrize("cards", [1, 5, 40, 1000])

@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from capfilt.config.round import SelectConfig
 from capfilt.report import scan as scan_module
 from capfilt.report.facts import gather
 from capfilt.report.funnel import steps
@@ -14,7 +15,7 @@ from capfilt.report.scan import Scan, scan
 def scanned(folder: Path, cards: int = 60) -> Scan:
     one = gather(folder).scored_round
     assert one is not None
-    return scan(one.candidates, one.selection, is_candidates=True, score="itm", threshold=0.5, cards=cards)
+    return scan(one.candidates, one.selection, is_candidates=True, policy=SelectConfig(), cards=cards)
 
 
 def test_the_counts_are_those_of_the_tables(finished_run: Path) -> None:

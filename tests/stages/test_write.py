@@ -65,6 +65,7 @@ def write_run(run: Path, config: WriteConfig, out: str = "dataset") -> tuple[Pat
     select(SelectConfig(), candidates, None, str(run / "selection"))
     manifest = write(
         config,
+        policy=SelectConfig(),
         selection=str(run / "selection" / "selection.parquet"),
         candidates=candidates,
         pool=files(run, "pool"),
@@ -154,6 +155,7 @@ def test_a_selection_of_other_candidates_is_a_bug(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match=r"others|more"):
         write(
             WriteConfig(),
+            policy=SelectConfig(),
             selection=str(run / "selection" / "selection.parquet"),
             candidates=files(run, "round-1/candidates")[1:],
             pool=files(run, "pool"),
@@ -168,6 +170,24 @@ def test_a_kept_row_without_its_picture_is_a_bug(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(path).slice(1), path)
     with pytest.raises(ContractError, match="in the pool"):
         write_run(run, WriteConfig())
+
+
+def test_the_best_text_is_the_policys(tmp_path: Path) -> None:
+    def scored(text: str, *scores: tuple[str, float | None, float]) -> dict[str, Any]:
+        return caption("web", 0.0, text) | {"scores": [{"filter": name, "itm": itm, "itc": itc} for name, itm, itc in scores]}
+
+    row = [scored("a", ("f", 0.9, 0.1), ("g", 0.5, 0.5)), scored("b", ("f", 0.6, 0.2), ("g", 0.6, 0.8))]
+    run = make_run(tmp_path, [[row]])
+    candidates = files(run, "round-1/candidates")
+    best = {}
+    for policy in (SelectConfig(), SelectConfig(combine="min"), SelectConfig(min_itc=0)):
+        name = f"{policy.combine} {policy.score}"
+        select(policy, candidates, None, str(run / name))
+        selection, out = str(run / name / "selection.parquet"), str(run / f"data {name}")
+        write(WriteConfig(), policy=policy, selection=selection, candidates=candidates, pool=files(run, "pool"), out=out, card={})
+        (told,) = pq.read_table(Path(out) / "parquet" / "00000.parquet").to_pylist()
+        best[name] = told["caption"], [round(value, 3) for value in told["all_itm"]]
+    assert best == {"mean itm": ("a", [0.7, 0.6]), "min itm": ("b", [0.5, 0.6]), "mean itc": ("b", [0.7, 0.6])}
 
 
 def test_the_card_tells_counts_reasons_and_what_to_mind(tmp_path: Path) -> None:
@@ -190,6 +210,7 @@ def test_a_view_can_be_written_too(tmp_path: Path) -> None:
     view = run / "round-1" / "views" / "strict"
     manifest = write(
         WriteConfig(formats=["webdataset"]),
+        policy=SelectConfig(),
         selection=str(view / "selection.parquet"),
         candidates=files(run, "round-1/candidates"),
         pool=files(run, "pool"),
