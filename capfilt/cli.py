@@ -193,6 +193,7 @@ def explain(
     from capfilt.run.explain import explain as explain_pair
     from capfilt.show import show_journey
 
+    _config_of(run_folder)
     rows = explain_pair(run_folder, uid)
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False, default=str))
@@ -325,7 +326,7 @@ def _settings_of(run_folder: Path, overrides: list[str] | None) -> "Pipeline":
 
 def _config_of(run_folder: Path) -> Path:
     config = run_folder / "config.yaml"
-    if not config.is_file():
+    if not os.path.isfile(config):  # also False for a name that is too long
         remote = ". Of a run on an object store, give a local copy" if ":/" in str(run_folder) else ""
         raise RunStateError(
             f"{run_folder}: expected a run folder, found no config.yaml in it. Give the `output` of a pipeline that ran{remote}"

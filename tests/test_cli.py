@@ -126,13 +126,17 @@ def test_the_schema_describes_a_pipeline_and_its_kinds(
     }
 
 
-@pytest.mark.parametrize("arguments", [("select", "--name", "x"), ("report",), ("explain", "0" * 32)])
+@pytest.mark.parametrize("name", ["", "missing", "file", "a" * 300])
+@pytest.mark.parametrize(
+    "arguments", [("select", "--name", "x"), ("report",), ("explain", "0" * 32), ("verify",), ("retry", "--quarantined")]
+)
 def test_a_folder_that_is_no_run_is_refused(
-    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "file").write_text("no folder")
     command, *rest = arguments
-    assert call(monkeypatch, command, str(tmp_path), *rest) == 2
-    assert str(tmp_path) in capsys.readouterr().err
+    assert call(monkeypatch, command, str(tmp_path / name), *rest) == 2
+    assert f"{tmp_path / name}: expected a run folder, found no config.yaml in it" in capsys.readouterr().err
 
 
 def test_a_picture_that_is_none_is_named(

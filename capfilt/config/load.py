@@ -4,6 +4,7 @@ Knows nothing about running it; touches no file but the YAML.
 """
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,6 +126,7 @@ def _resolve_output(source: Source, limit: int | None) -> None:
         raise ConfigError(
             f"{source.place(('output',))} output: expected a plain folder, found '{output}'. Write it without braces"
         )
+    output = os.path.expanduser(output)  # a shell leaves `--set output=~/run` as it is
     output = (output.rstrip("/") or "/") + (f"-limit-{limit}" if limit is not None else "")
 
     def resolve(text: str, path: Place) -> str:

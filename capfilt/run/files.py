@@ -20,7 +20,8 @@ from capfilt.errors import CapfiltError, OutputError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
+NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
+NOT_THERE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 LEFT_OVER = re.compile(
     r"\.(lease-[0-9a-f]{32}|.+\.\d+-\d+\.part|(pretrained|captioner|filter|[a-z][a-z0-9_-]*\.model)\.(part|old)"
     r"|\w+\.parquet\.\d+)"
@@ -61,8 +62,17 @@ def output_error(problem: BaseException, where: str) -> OutputError | None:
             "the same command again, or name another `output`"
         )
     if number in NO_FOLDER:
-        return OutputError(f"{where}: expected a folder or nothing on the way to it, found: {reason}. Name another `output`")
+        return _no_folder(where, reason)
     return None
+
+
+def _no_folder(where: str, reason: str) -> OutputError:
+    """With the first thing on the way to `where` that is no folder, if there is one."""
+    ways = [str(way) for way in reversed(local(where).parents)]
+    taken = next((way for way in ways if os.path.lexists(way) and not os.path.isdir(way)), None)
+    if taken is not None:
+        reason = f"{'a link to nothing' if os.path.islink(taken) and not os.path.exists(taken) else 'a file'} at `{taken}`"
+    return OutputError(f"{where}: expected a folder, or room for one, on the way to it, found: {reason}. Name another `output`")
 
 
 @contextmanager
@@ -82,6 +92,8 @@ def writing(where: str, *, inside: bool = False) -> Iterator[None]:
     except Exception as problem:
         name = str(getattr(problem, "filename", None) or "")
         told = output_error(problem, where)
+        if not inside and isinstance(problem, FileNotFoundError) and name and str(local(where)).startswith(name):
+            told = _no_folder(where, os.strerror(errno.ENOENT))  # say below /proc, where no folder can be made
         is_elsewhere = isinstance(problem, OSError) and problem.errno not in NO_ROOM and name
         if told is None or (inside and is_elsewhere and not name.startswith(str(local(where)) + os.sep)):
             raise
@@ -176,8 +188,10 @@ def get(path: str) -> bytes | None:
             data: bytes = filesystem.cat_file(inner)
             return data
         return local(path).read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
+    except OSError as problem:
+        if isinstance(problem, FileNotFoundError) or problem.errno in NOT_THERE:
+            return None
+        raise
 
 
 def get_json(path: str) -> Any:
@@ -201,7 +215,7 @@ def exists(path: str) -> bool:
     if is_remote(path):
         filesystem, inner = fsspec.core.url_to_fs(path)
         return bool(filesystem.exists(inner))
-    return local(path).exists()
+    return os.path.exists(local(path))
 
 
 def listing(folder: str, prefix: str = "", suffix: str = "") -> list[str]:
@@ -216,8 +230,10 @@ def listing(folder: str, prefix: str = "", suffix: str = "") -> list[str]:
     else:
         try:
             names = os.listdir(local(folder))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        except OSError as problem:
+            if problem.errno in NOT_THERE:
+                return []
+            raise
     return [join(folder, name) for name in sorted(names) if name.startswith(prefix) and name.endswith(suffix)]
 
 

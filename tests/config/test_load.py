@@ -66,6 +66,11 @@ def test_an_override_changes_one_value_and_leaves_the_rest() -> None:
     assert changed.read == load_text(SMALL).read
 
 
+def test_the_home_folder_is_found_where_no_shell_did_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert load_text(SMALL, overrides=["output=~/runs/x"]).output == "/home/ada/runs/x"
+
+
 def test_an_overridden_output_reaches_the_placeholders() -> None:
     assert load_text(SMALL, overrides=["output=/data/run/"]).read.paths == ["/data/run/web.parquet"]
 

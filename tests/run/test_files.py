@@ -2,6 +2,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,10 +106,36 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x.bin"]
 
 
-def test_an_output_below_a_file_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("writer", [files.put, files.create], ids=["put", "create"])
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [
+        ("{tmp}/taken", "a file at `{tmp}/taken`"),
+        ("{tmp}/taken/below", "a file at `{tmp}/taken`"),
+        ("{tmp}/dangling", "a link to nothing at `{tmp}/dangling`"),
+        ("{tmp}/loop/below", "a link to nothing at `{tmp}/loop`"),
+        ("{tmp}/" + "a" * 300, "File name too long"),
+        pytest.param("/proc/x/y", "No such file", marks=pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")),
+    ],
+)
+def test_an_output_where_no_folder_can_be_made_is_told(
+    tmp_path: Path, output: str, found: str, writer: Callable[[str, bytes], object]
+) -> None:
     (tmp_path / "taken").write_bytes(b"")
-    with pytest.raises(OutputError, match="expected a folder"):
-        files.put(str(tmp_path / "taken" / "x.bin"), b"new")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone" / "x")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    path = files.join(output.format(tmp=tmp_path), "lease.json")
+    assert files.get(path) is None
+    assert not files.exists(path)
+    assert files.listing(output.format(tmp=tmp_path)) == []
+    with pytest.raises(OutputError, match=r"expected a folder.* Name another `output`") as told:
+        writer(path, b"new")
+    assert found.format(tmp=tmp_path) in str(told.value)
+
+
+def test_a_missing_file_is_not_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), files.writing(str(tmp_path / "x.bin")):
+        (tmp_path / "source.bin").read_bytes()
 
 
 def test_what_is_forbidden_elsewhere_is_not_the_outputs_fault(tmp_path: Path) -> None:
