@@ -94,7 +94,7 @@ def run_pipeline(
             _clear(pipeline, limit, start_from, fresh)
             stages = _stages(pipeline)
             check_means(pipeline, _until(stages, until))
-            executor = make_executor(pipeline)
+            executor = make_executor(pipeline, progress.note)
             stack.callback(executor.close)
             if any(stage.unit in ("pool", "candidates") and stage.done < stage.total for stage in stages):
                 executor.start()  # a run that only has to train goes without

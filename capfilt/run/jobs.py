@@ -3,7 +3,7 @@
 Names fingerprints and folders; starts nothing but the small web's server.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, assert_never
@@ -18,14 +18,14 @@ from capfilt.run.scratch import Scratch
 from capfilt.run.steps import key_of, model_identity
 
 
-def make_executor(pipeline: Pipeline) -> Executor:
+def make_executor(pipeline: Pipeline, note: Callable[[str], None]) -> Executor:
     match pipeline.resources.executor:
         case "local":
             return LocalExecutor()
         case "ray":
             from capfilt.run.ray_executor import RayExecutor
 
-            return RayExecutor(pipeline.resources, pipeline.output)
+            return RayExecutor(pipeline.resources, pipeline.output, note)
         case _ as unreachable:
             assert_never(unreachable)
 

@@ -6,8 +6,9 @@ Same work, same files as the local executor; knows nothing about stages. Ray's o
 import logging
 import os
 import struct
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +25,7 @@ from capfilt.run.work import CaptionWork, FilterWork, FusedWork, Outcome, PoolWo
 
 OBJECT_STORE_BYTES = 1 << 30  # on this machine: a few chunks in flight, not the whole pool
 _STARTING = threading.Lock()  # a training may want Ray while it is still coming up for the chunks
+START_TRIES = 2  # of Ray on this machine, which gives itself 30 s: on a loaded one that may be too short
 JOB_TRIES = 4  # of a wave that Ray itself gave up, say because a node was lost
 
 # One row per block. `chunk` says what to do, `table` carries a captioned chunk to the filter, `outcome` goes to the driver.
@@ -40,15 +42,24 @@ QUIET = {
 }
 
 
+def _to_terminal(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # looked up now: see run/noise.py
+
+
 class RayExecutor:
     """`start` returns at once: Ray needs 4-17 s, which the small web, the index and the plan can use.
 
     One thread starts Ray and stays until `close`: Ray's processes are told by the kernel to end with the thread that started
-    them (seen: with a thread that ends after `ray.init`, the driver is killed a minute later, without an exception).
+    them (seen: with a thread that ends after `ray.init`, the driver is killed a minute later, without an exception). So each try
+    has a thread of its own: when one fails, its thread ends, and with it what it had started.
+
+    Args:
+        note: Tells the user that a start failed and is tried again.
     """
 
-    def __init__(self, resources: Resources, output: str) -> None:
+    def __init__(self, resources: Resources, output: str, note: Callable[[str], None] = _to_terminal) -> None:
         self._resources = resources
+        self._note = note
         self._noise = Noise(output)
         self._thread: threading.Thread | None = None
         self._is_up, self._may_go = threading.Event(), threading.Event()
@@ -57,7 +68,7 @@ class RayExecutor:
     def start(self) -> None:
         if self._thread is None:
             self._noise.put_aside()
-            self._thread = threading.Thread(target=self._hold, name="capfilt-ray", daemon=True)
+            self._thread = threading.Thread(target=self._bring_up, name="capfilt-ray", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
@@ -75,7 +86,10 @@ class RayExecutor:
         self.start()
         self._is_up.wait()
         if self._problem is not None:
-            raise CapfiltError(f"expected Ray to start, found: {self._problem}. Try resources.executor: local") from self._problem
+            raise CapfiltError(
+                f"expected Ray to start, found: {_last_line(self._problem)}. Stop other work of this machine and run the same "
+                "command again, or set resources.executor: local"
+            ) from self._problem
 
     def run(self, job: Job, chunks: Sequence[Chunk]) -> Iterator[Outcome]:
         """Outcomes as they come. Where Ray gives a wave up, the chunks without an outcome are submitted again."""
@@ -98,13 +112,27 @@ class RayExecutor:
                 )
             return
 
-    def _hold(self) -> None:
-        owns_ray = False
+    def _bring_up(self) -> None:
+        """Try after try; returns when Ray is down again."""
+        tries = START_TRIES if self._resources.ray.address == "local" else 1  # a cluster is waited for by Ray itself
+        for attempt in range(1, tries + 1):
+            keeper = threading.Thread(target=self._keep_up, name=f"capfilt-ray-{attempt}", daemon=True)
+            keeper.start()
+            keeper.join()
+            if self._problem is None or self._may_go.is_set():
+                break
+            if attempt < tries:
+                self._note(f"Ray did not start ({_last_line(self._problem)}); trying again")
+        self._is_up.set()
+
+    def _keep_up(self) -> None:
+        self._problem = None
         try:
             with _STARTING:
                 owns_ray = _init(self._resources)
         except BaseException as problem:
             self._problem = problem
+            return
         self._is_up.set()
         self._may_go.wait()
         if owns_ray:
@@ -140,7 +168,11 @@ def _init(resources: Resources) -> bool:
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
             }
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except BaseException:
+            ray.shutdown()  # of what was up already
+            raise
     _quiet_ray()
     return is_ours
 
@@ -155,10 +187,12 @@ def _is_rays_own(problem: Exception) -> bool:
 def _plain(problem: Exception) -> Exception:
     if isinstance(problem, CapfiltError):
         return problem
-    last = str(problem).strip().splitlines()[-1] if str(problem).strip() else type(problem).__name__
-    return ContractError(
-        f"expected every error inside a Ray actor to come back as an outcome, found {type(problem).__name__}: {last}"
-    )
+    found = f"{type(problem).__name__}: {_last_line(problem)}"
+    return ContractError(f"expected every error inside a Ray actor to come back as an outcome, found {found}")
+
+
+def _last_line(problem: BaseException) -> str:
+    return str(problem).strip().splitlines()[-1] if str(problem).strip() else type(problem).__name__
 
 
 def _quiet_ray() -> None:

@@ -85,7 +85,7 @@ def retry_rows(pipeline: Pipeline, again: Again, *, progress: RunProgress) -> Re
         FailureBudgetError: If a chunk failed as a whole; it stays as it was.
         Interrupted: After Ctrl-C; Terminated after SIGTERM.
     """
-    with _opened(pipeline) as (plan, executor, result):
+    with _opened(pipeline, progress) as (plan, executor, result):
         job = pool_job(pipeline, plan.settings)
         known = Ledger(job.folder, job.fingerprint, redo="read").done()
         through = _Through(pipeline.output, again)
@@ -125,7 +125,7 @@ def retry_quarantined(pipeline: Pipeline, *, progress: RunProgress) -> Retried:
         FailureBudgetError: If more of them fail again than the budget allows.
         RunStateError, Interrupted: As in `retry_rows`.
     """
-    with _opened(pipeline) as (plan, executor, result):
+    with _opened(pipeline, progress) as (plan, executor, result):
         pool = pool_job(pipeline, plan.settings)
         chunks = {chunk.chunk_id: chunk.rows for chunk in plan.chunks}
         done = _try_aside(executor, pool, plan, chunks, result, progress)
@@ -176,7 +176,7 @@ def _try_aside(
 
 
 @contextmanager
-def _opened(pipeline: Pipeline) -> Iterator[tuple[Plan, Executor, Retried]]:
+def _opened(pipeline: Pipeline, progress: RunProgress) -> Iterator[tuple[Plan, Executor, Retried]]:
     """The plan as the run knows it, under the lease. No input is scanned: what was appended since is for `capfilt run`."""
     output = pipeline.output
     limit = limit_of(output)
@@ -190,7 +190,7 @@ def _opened(pipeline: Pipeline) -> Iterator[tuple[Plan, Executor, Retried]]:
                 raise RunStateError(
                     f"{output}: expected a run that has begun its pool, found no inputs.parquet. Start capfilt run"
                 )
-            executor = make_executor(pipeline)
+            executor = make_executor(pipeline, progress.note)
             stack.callback(executor.close)
             go_on = f"capfilt run {shlex.quote(files.join(output, 'config.yaml'))}"
             if limit is not None:
