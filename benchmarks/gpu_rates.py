@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import transformers
 
-from capfilt.config.architecture import load_architecture
+from capfilt.config.architectures import load_architecture
 from capfilt.config.decoding import Decoding, Greedy, Nucleus
 from capfilt.config.find import find_yaml
 from capfilt.modeling.batch import Batch

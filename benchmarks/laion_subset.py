@@ -193,7 +193,8 @@ def varied(picture: bytes, rng: Random) -> list[bytes]:
 
 def make_model(folder: Path, texts: list[str], seed: int) -> None:
     """A MED with random weights, large enough (deviation 0.4) that pictures and texts change what it says."""
-    from capfilt.config.architecture import MedArchitecture, TextConfig, VisionConfig
+    from capfilt.config.architectures.med import MedArchitecture
+    from capfilt.config.architectures.parts import TextConfig, VisionConfig
     from capfilt.modeling.build import build
     from capfilt.modeling.tokenizer import Tokenizer
     from capfilt.modeling.weights import save_model

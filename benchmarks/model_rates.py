@@ -308,7 +308,7 @@ def training_step(bench: Bench) -> Case:
     """Pre-training: all three losses and their gradients, bfloat16 autocast against float32, both ours."""
     import torch
 
-    from capfilt.config.architecture import load_architecture
+    from capfilt.config.architectures import load_architecture
     from capfilt.config.find import find_yaml
     from capfilt.modeling.batch import Batch
     from capfilt.modeling.build import build

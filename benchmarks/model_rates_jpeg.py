@@ -16,7 +16,7 @@ def both_ways(
     import torch
     from PIL import Image
 
-    from capfilt.config.architecture import load_architecture
+    from capfilt.config.architectures import load_architecture
     from capfilt.config.find import find_yaml
     from capfilt.images import decode_rgb
     from capfilt.modeling.preprocess import normalise, to_uint8
@@ -53,8 +53,9 @@ def effect_on_itm(run: Path) -> dict[str, Any]:
     import numpy as np
     import pyarrow.parquet as pq
 
-    from capfilt.filters.med import MedFilter
+    from capfilt.filters import filter_of
     from capfilt.images import decode_rgb
+    from capfilt.modeling.inference import Inference
 
     pool = min((run / "pool").glob("chunk-*.parquet"))
     columns = pq.read_table(run / "round-1" / "candidates" / pool.name, columns=["row_id", "captions"]).to_pylist()
@@ -63,7 +64,9 @@ def effect_on_itm(run: Path) -> dict[str, Any]:
     rows = [row for row in rows if row["image"] and texts.get(row["row_id"])][:96]
     itm = {}
     for how in ("exact", "fast"):
-        scorer = MedFilter.load(str(run / "round-1/models/filter"), batch_size=32, dtype="float32", device="cpu", pixels=how)
+        scorer = filter_of(
+            Inference.load(str(run / "round-1/models/filter"), batch_size=32, dtype="float32", device="cpu", pixels=how)
+        )
         images = [decode_rgb(row["image"], covering=scorer.covering) for row in rows]
         found = scorer.score(images, [texts[row["row_id"]] for row in rows]).itm or []
         itm[how] = np.array([score for own in found for score in own])

@@ -95,7 +95,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def make_models(folder: Path, name: str) -> int:
     """Two models of the architecture with random weights; returns their picture size."""
-    from capfilt.config.architecture import load_architecture
+    from capfilt.config.architectures import load_architecture
     from capfilt.config.load import find_yaml
     from capfilt.modeling.build import build
     from capfilt.modeling.tokenizer import Tokenizer

@@ -182,7 +182,7 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
 
 def make_models(folder: Path, name: str) -> int:
     """Captioner and filter with one random image encoder; returns its picture size."""
-    from capfilt.config.architecture import load_architecture
+    from capfilt.config.architectures import load_architecture
     from capfilt.config.load import find_yaml
     from capfilt.modeling.build import build
     from capfilt.modeling.tokenizer import Tokenizer

@@ -280,20 +280,11 @@ def export_model(
     """Write a model as a folder that transformers' BlipForConditionalGeneration or BlipForImageTextRetrieval loads."""
     from capfilt.modeling.families import load_network
     from capfilt.modeling.med.checkpoints.export import CLASSES, export_transformers
-    from capfilt.modeling.med.network import MED
-    from capfilt.modeling.tokenizer import Tokenizer
-    from capfilt.modeling.weights import LoadedMed
 
     asked = next((known for known in CLASSES if known == role), None)
     if role is not None and asked is None:
         raise ConfigError(f"--as: expected {' or '.join(CLASSES)}, found {role!r}; name one of them")
-    loaded = load_network(model, vocabulary=vocabulary)
-    if not isinstance(loaded.model, MED) or not isinstance(loaded.tokenizer, Tokenizer):
-        raise ConfigError(
-            f"export-model: expected a MED, which transformers calls Blip, found a {loaded.architecture.kind} in {model}. Keep "
-            "our folder, which `capfilt caption`, pipelines and `capfilt.load_model` read"
-        )
-    print(export_transformers(LoadedMed(loaded.model, loaded.model.config, loaded.tokenizer), out, asked))
+    print(export_transformers(load_network(model, vocabulary=vocabulary), out, asked))
 
 
 @app.command()

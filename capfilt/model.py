@@ -11,16 +11,20 @@ from typing import Literal
 import numpy as np
 from PIL.Image import Image
 
-from capfilt.captioners.med import MedCaptioner
-from capfilt.config.architecture import Architecture
+from capfilt.captioners import captioner_of
+from capfilt.config.architectures import Architecture, load_architecture
 from capfilt.config.decoding import Beam, Decoding
+from capfilt.config.find import find_yaml
+from capfilt.errors import CheckpointError, ConfigError
+from capfilt.filters import filter_of
 from capfilt.filters.base import Float32Array
-from capfilt.filters.families import filter_of
-from capfilt.filters.med import MedFilter
+from capfilt.filters.network import NetworkFilter
 from capfilt.identity import row_seed
-from capfilt.modeling.families import load_inference
+from capfilt.modeling.build import Network, build
+from capfilt.modeling.families import Loaded, tokenizer_in
+from capfilt.modeling.find import is_checkpoint_name
 from capfilt.modeling.inference import Inference
-from capfilt.modeling.med.checkpoints.find import is_checkpoint_name
+from capfilt.modeling.tokenizer import Tokenizer
 
 
 class Model:
@@ -39,7 +43,7 @@ class Model:
         self._network = network
 
     @cached_property
-    def _filter(self) -> MedFilter:
+    def _filter(self) -> NetworkFilter:
         return filter_of(self._network)
 
     @property
@@ -55,7 +59,7 @@ class Model:
         """
         longest = self.architecture.max_text_length
         decode = decode or Beam(beams=3, min_length=5, max_length=min(24, longest))
-        captioner = MedCaptioner(self._network, prompt=prompt, decode=decode)
+        captioner = captioner_of(self._network, prompt=prompt, decode=decode)
         seeds = [[row_seed(seed, 0, "caption", captioner.name, str(i), 0)] for i in range(len(images))]
         return [texts[0].text for texts in captioner.caption(images, seeds=seeds)]
 
@@ -100,10 +104,10 @@ def load_model(
     Args:
         source: A model folder of ours; a published checkpoint of BLIP, BLIP-2, CoCa, ClipCap or SOHO: a folder of transformers
             or open_clip, a file of the authors' (`modeling/others.py` says what lies beside it), a hub name such as
-            Salesforce/blip-image-captioning-base (from the hub's cache, or over the network); or a MED's architecture (typed, or
-            the name or path of a YAML in models/).
+            Salesforce/blip-image-captioning-base (from the hub's cache, or over the network); or an architecture (typed, or the
+            name or path of a YAML in models/).
         vocabulary: WordPiece file, one token a line; needed for an architecture or a file of BLIP, LAVIS or SOHO, which bring
-            none (`vocab.txt` beside the file is found). Of a CoCa or ClipCap a folder with its tokenizer.
+            none (`vocab.txt` beside the file is found). For CLIP's or GPT-2's tokens, a folder with that tokenizer.
         seed: Of fresh weights.
 
     Raises:
@@ -111,25 +115,11 @@ def load_model(
         ConfigError: If an architecture comes without a vocabulary, or a GPU is asked for where there is none.
     """
     if isinstance(source, str | Path) and is_checkpoint_name(source):
-        return Model(load_inference(str(source), batch_size=batch_size, dtype=dtype, device=device, vocabulary=vocabulary))
-    return Model(_fresh(source, device=device, dtype=dtype, batch_size=batch_size, vocabulary=vocabulary, seed=seed))
+        return Model(Inference.load(str(source), batch_size=batch_size, dtype=dtype, device=device, vocabulary=vocabulary))
+    return Model(Inference("fresh", _fresh(source, vocabulary, seed), batch_size=batch_size, dtype=dtype, device=device))
 
 
-def _fresh(
-    source: str | Path | Architecture,
-    *,
-    device: str,
-    dtype: Literal["float32", "bfloat16"],
-    batch_size: int,
-    vocabulary: str | Path | None,
-    seed: int,
-) -> Inference:
-    from capfilt.config.architecture import load_architecture
-    from capfilt.config.load import find_yaml
-    from capfilt.errors import CheckpointError, ConfigError
-    from capfilt.modeling.build import build
-    from capfilt.modeling.tokenizer import Tokenizer
-
+def _fresh(source: str | Path | Architecture, vocabulary: str | Path | None, seed: int) -> Loaded:
     if isinstance(source, str | Path):
         try:
             source = load_architecture(find_yaml(str(source), "models"))
@@ -139,6 +129,7 @@ def _fresh(
             ) from None
     if vocabulary is None:
         raise ConfigError("load_model: an architecture has no tokenizer; expected `vocabulary`, a WordPiece file, found none")
-    tokenizer = Tokenizer.from_vocab(vocabulary)
-    name = "fresh"
-    return Inference(name, build(source, seed=seed), source, tokenizer, batch_size=batch_size, dtype=dtype, device=device)
+    network: Network = build(source, seed=seed)
+    folder = Path(vocabulary)
+    tokenizer = tokenizer_in(folder, source, network) if folder.is_dir() else Tokenizer.from_vocab(vocabulary)
+    return Loaded(network, source, tokenizer)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from capfilt.config.architectures.families import AnyArchitecture
+from capfilt.config.architectures import Architecture
 from capfilt.config.base import Section, is_operational
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.words import words_of
@@ -33,7 +33,7 @@ def configuration() -> str:
     done: set[type[Section]] = set()
     parts += _section("pipeline file", Pipeline, False, done)
     parts += ["# Architecture files\n"]
-    for family in get_args(AnyArchitecture):
+    for family in get_args(Architecture):
         kind = get_args(family.model_fields["kind"].annotation)[0]
         parts += _section(f"architecture file (kind: {kind})", family, False, done)
     return "\n".join(parts).rstrip() + "\n"

@@ -21,7 +21,8 @@ WORDS = [f"a {size} {colour} {shape}" for size in ("small", "large") for colour 
 
 @pytest.fixture(scope="session")
 def med_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from capfilt.config.architecture import MedArchitecture, TextConfig, VisionConfig
+    from capfilt.config.architectures.med import MedArchitecture
+    from capfilt.config.architectures.parts import TextConfig, VisionConfig
     from capfilt.modeling.build import build
     from capfilt.modeling.tokenizer import Tokenizer
     from capfilt.modeling.weights import save_model

@@ -6,7 +6,7 @@ import pytest
 from PIL.Image import Image
 
 from capfilt import Model, load_model
-from capfilt.config.architecture import load_architecture
+from capfilt.config.architectures import load_architecture
 from capfilt.config.decoding import Greedy, Nucleus
 from capfilt.errors import CheckpointError, ConfigError
 
@@ -69,6 +69,14 @@ def test_a_fresh_model_comes_from_an_architecture_and_its_seed(med_folder: Path,
     np.testing.assert_array_equal(first.embed_images(images), again.embed_images(images))
     assert np.abs(first.embed_images(images) - other.embed_images(images)).max() > 1e-3
     assert len(first.caption(images)) == 1
+
+
+@pytest.mark.parametrize("family", ["coca", "blip2"])
+def test_a_fresh_model_may_be_of_any_family(family: str, tiny_folder: Callable[[str], Path], paint: Paint) -> None:
+    folder = tiny_folder(family)
+    fresh = load_model(load_architecture(folder / "architecture.yaml"), vocabulary=folder, seed=1)
+    assert fresh.architecture.kind == family
+    assert len(fresh.caption([paint(0)])) == len(fresh.match([paint(0)], ["a red disc"])) == 1
 
 
 def test_an_architecture_without_a_vocabulary_is_refused() -> None:

@@ -23,7 +23,7 @@ import pytest
 import yaml
 from PIL import Image
 
-import capfilt.modeling.med.checkpoints.find  # noqa: F401  (before a test puts a false torch in its place)
+import capfilt.modeling.find  # noqa: F401  (before a test puts a false torch in its place)
 from capfilt import captioners, filters, rounds
 from capfilt.config.load import load_text
 from capfilt.config.pipeline import Pipeline

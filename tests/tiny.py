@@ -30,16 +30,17 @@ def save_tiny(family: str, folder: Path, *, spread: float = 1.0) -> Path:
     import torch
     from pydantic import TypeAdapter
 
-    from capfilt.config.architectures.families import AnyArchitecture
-    from capfilt.modeling.families import Loaded, build_network, save_network
+    from capfilt.config.architectures import Architecture
+    from capfilt.modeling.build import build
+    from capfilt.modeling.families import Loaded, save_network
     from capfilt.modeling.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.train([*TEXTS, "a picture of "], 70)
     content: dict[str, Any] = yaml.safe_load(ARCHITECTURES[family])
     content["text"] |= {"vocab_size": len(tokenizer)}
     content |= {"max_text_length": 20}
-    architecture: AnyArchitecture = TypeAdapter(AnyArchitecture).validate_python(content)
-    model = build_network(architecture, seed=1)
+    architecture: Architecture = TypeAdapter(Architecture).validate_python(content)
+    model = build(architecture, seed=1)
     generator = torch.Generator().manual_seed(3)  # with which no family writes special tokens alone
     with torch.no_grad():
         for parameter in model.parameters():

@@ -5,7 +5,7 @@ Knows nothing of ranks.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,12 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from capfilt.config.architectures import image_side
 from capfilt.errors import ConfigError
 from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.clipcap.image import centre_square
 from capfilt.modeling.coca.network import CoCa
-from capfilt.modeling.families import image_side, load_network
+from capfilt.modeling.families import load_network
 from capfilt.modeling.med.network import MED
 from capfilt.modeling.preprocess import normalise, to_uint8
 from capfilt.modeling.soho.network import SOHO
@@ -59,7 +60,7 @@ class PairScorer:
                 if loaded.takes_middle:
                     seen = [centre_square(image, side) for image in seen]
                 pixels = to_uint8(seen, side).to(device)
-                embeds.append(self._model.encode_image(normalise(pixels, cast(Any, loaded.architecture))))
+                embeds.append(self._model.encode_image(normalise(pixels, loaded.architecture)))
         self._embeds_NLD = torch.cat(embeds)
 
     @torch.inference_mode()

@@ -1,49 +1,59 @@
-"""Filters by kind: one `match` says what each config builds."""
+"""Filters: from a config to one, by where its model comes from and by the family that it turns out to be."""
 
 from importlib import import_module
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from capfilt.config.round import Blip2Model, CocaModel, CustomModel, FilterConfig, MedModel, SohoModel, TrainedModel
-from capfilt.errors import ConfigError
+from capfilt.config.architectures.parts import missing_role
+from capfilt.config.round import CustomModel, FilterConfig
+from capfilt.errors import CheckpointError
 from capfilt.filters.base import Embedder, Filter, Scores
 
-__all__ = ["Embedder", "Filter", "Scores", "build_filter"]
+if TYPE_CHECKING:
+    from capfilt.filters.network import NetworkFilter
+    from capfilt.modeling.inference import Inference
+
+__all__ = ["Embedder", "Filter", "Scores", "build_filter", "filter_of"]
 
 
 def build_filter(config: FilterConfig, *, trained: str | None, device: str) -> Filter:
-    """The one filter of `config` (of a list, `FilterConfig.each`); `trained`: what `kind: trained` is in this round."""
+    """The one filter of `config` (of a list, `FilterConfig.each`); `trained`: what `kind: trained` is in this round.
+
+    Raises:
+        CheckpointError: If there is no such model, it is of another kind, or it scores nothing.
+        ConfigError: If `trained` is missing, or there is no such device.
+    """
     (model,) = config.filters
-    match model:
-        case TrainedModel():
-            if trained is None:
-                raise ConfigError(
-                    "filter.filter is `kind: trained`; expected a model trained by this run, found none. Train one first"
-                )
-            return _of_family(config, trained, device)
-        case MedModel(checkpoint=checkpoint):
-            return _med(config, checkpoint, device)
-        case CocaModel(kind=kind, checkpoint=checkpoint) | Blip2Model(kind=kind, checkpoint=checkpoint):
-            return _of_family(config, checkpoint, device, kind)
-        case SohoModel(kind=kind, checkpoint=checkpoint):
-            return _of_family(config, checkpoint, device, kind)
-        case CustomModel(target=target, options=options):
-            module, name = target.split(":")
-            built: Filter = getattr(import_module(module), name)(**options)
-            return built
+    if isinstance(model, CustomModel):
+        module, name = model.target.split(":")
+        built: Filter = getattr(import_module(module), name)(**model.options)
+        return built
+    from capfilt.modeling.inference import load_asked
+
+    return filter_of(load_asked(model, config, trained=trained, device=device, place="filter.filter"))
+
+
+def filter_of(network: "Inference") -> "NetworkFilter":
+    """The filter that a network is, by its family.
+
+    Raises:
+        CheckpointError: If its weights score nothing.
+    """
+    from capfilt.filters.blip2 import Blip2Filter
+    from capfilt.filters.coca import CocaFilter
+    from capfilt.filters.med import MedFilter
+    from capfilt.filters.soho import SohoFilter
+    from capfilt.modeling.build import MED, SOHO, Blip2, ClipCap, CoCa, QFormer
+
+    match network.model:
+        case MED() as med:
+            return MedFilter(network, med)
+        case CoCa() as coca:
+            return CocaFilter(network, coca)
+        case QFormer() as qformer:
+            return Blip2Filter(network, qformer)
+        case SOHO() as soho:
+            return SohoFilter(network, soho)
+        case Blip2() | ClipCap():
+            raise CheckpointError(missing_role(network.name, "filter"))
         case _ as unreachable:
             assert_never(unreachable)
-
-
-def _of_family(config: FilterConfig, checkpoint: str, device: str, kind: str | None = None) -> Filter:
-    """`kind`: what the folder must hold; None takes any family."""
-    from capfilt.filters.families import load_filter
-
-    return load_filter(
-        checkpoint, kind=kind, batch_size=config.batch_size, dtype=config.dtype, device=device, pixels=config.pixels
-    )
-
-
-def _med(config: FilterConfig, checkpoint: str, device: str) -> Filter:
-    from capfilt.filters.med import MedFilter
-
-    return MedFilter.load(checkpoint, batch_size=config.batch_size, dtype=config.dtype, device=device, pixels=config.pixels)

@@ -30,7 +30,7 @@ def load_language_model(source: str | Path) -> LanguageModel:
     """
     from transformers import AutoModelForCausalLM
 
-    from capfilt.modeling.med.checkpoints.find import find_checkpoint
+    from capfilt.modeling.find import find_checkpoint
 
     path = find_checkpoint(source)
     try:

@@ -1,6 +1,6 @@
-"""A trained MED at work on a device: fixed batch shapes, one dtype, no gradients.
+"""A trained network of any family at work on a device: fixed batch shapes, one dtype, no gradients.
 
-Captioner and filter stand on it; knows nothing of tables, seeds or thresholds.
+Captioners and filters stand on it; knows nothing of tables, seeds or thresholds.
 
 Axes at the end of tensor names: B images (`batch_size`, the last batch padded; halved where the GPU's memory does not suffice),
 N image tokens, D width.
@@ -14,17 +14,29 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from capfilt.config.architecture import Architecture, Role
-from capfilt.config.round import Pixels
-from capfilt.errors import CheckpointError, ConfigError
+from capfilt.config.architectures import image_side
+from capfilt.config.architectures.parts import Role, missing_role
+from capfilt.config.round import (
+    Blip2Model,
+    CaptionConfig,
+    ClipCapModel,
+    CocaModel,
+    FilterConfig,
+    MedModel,
+    Pixels,
+    SohoModel,
+    TrainedModel,
+)
+from capfilt.errors import CheckpointError, ConfigError, ContractError
 from capfilt.modeling.ahead import Ahead
-from capfilt.modeling.med.network import MED, missing_role
+from capfilt.modeling.clipcap.image import centre_square
+from capfilt.modeling.families import Loaded, load_network
+from capfilt.modeling.med.network import MED
 from capfilt.modeling.memory import in_batches
 from capfilt.modeling.packed import pack
 from capfilt.modeling.preprocess import normalise, to_uint8
-from capfilt.modeling.tokenizer import Tokenizer
+from capfilt.modeling.soho.network import SOHO
 from capfilt.modeling.trunk import Trunk
-from capfilt.modeling.weights import load_model
 
 Made = TypeVar("Made")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -36,9 +48,7 @@ class Inference:
     def __init__(
         self,
         name: str,
-        model: MED,
-        architecture: Architecture,
-        tokenizer: Tokenizer,
+        loaded: Loaded,
         *,
         batch_size: int,
         dtype: Literal["float32", "bfloat16"],
@@ -51,48 +61,48 @@ class Inference:
                 "Set resources.caption.gpus and resources.filter.gpus to 0 to run on the CPU"
             )
         self.name = name
-        self.architecture = architecture
-        self.tokenizer = tokenizer
+        self.architecture = loaded.architecture
+        self.tokenizer = loaded.tokenizer
+        self.size = image_side(loaded.architecture)
+        """Pixels of the network's square."""
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.dtype = DTYPES[dtype]
         self.pixels: Pixels = pixels
-        self.model = model.eval().requires_grad_(False).to(self.device, self.dtype)
+        self.model = loaded.model.eval().requires_grad_(False).to(self.device, self.dtype)
         pack(self.model)
-        self.encode: Callable[[Tensor], Tensor] | None = None
-        """Where it is not the network's `encode_image` that a filter or captioner begins with."""
-        self.takes_middle = False
-        """Of a picture the middle square, as CLIP does; else it is squeezed."""
+        self._takes_middle = loaded.takes_middle
         self._trunk: Trunk | None = None
 
     @classmethod
     def load(
         cls,
-        folder: str,
+        source: str,
         *,
+        kind: str | None = None,
         batch_size: int,
         dtype: Literal["float32", "bfloat16"],
         device: str,
         vocabulary: str | Path | None = None,
         pixels: Pixels = "exact",
     ) -> "Inference":
-        """`folder`, `vocabulary`: whatever `modeling.weights.load_model` takes."""
-        loaded = load_model(folder, vocabulary=vocabulary)
-        return cls(
-            model_name(folder),
-            loaded.model,
-            loaded.architecture,
-            loaded.tokenizer,
-            batch_size=batch_size,
-            dtype=dtype,
-            device=device,
-            pixels=pixels,
-        )
+        """`source`, `vocabulary`: whatever `modeling.families.load_network` takes; `kind`: the family it must be, None: any.
+
+        Raises:
+            CheckpointError: If there is none, or it is of another family.
+            ConfigError: If it takes no pictures, or there is no such device.
+        """
+        loaded = load_network(source, vocabulary=vocabulary)
+        if kind not in (None, loaded.architecture.kind):
+            raise CheckpointError(
+                f"{source}: expected a model of kind {kind}, found a {loaded.architecture.kind}. Correct the kind or the folder"
+            )
+        return cls(model_name(source), loaded, batch_size=batch_size, dtype=dtype, device=device, pixels=pixels)
 
     @property
     def covering(self) -> int | None:
         """Pixels of a picture's shorter side that suffice (`images.decode_rgb`); None: all that it has."""
-        return self.architecture.image.size if self.pixels == "fast" else None
+        return self.size if self.pixels == "fast" else None
 
     def each_batch(self, images: Sequence[Image], work: Callable[[range, Tensor], Made]) -> Iterator[Made]:
         """`work(here, image_embeds_BND)` batch by batch; `here` are the positions of the batch's true images.
@@ -116,6 +126,8 @@ class Inference:
 
         The caller has seen that the encoders are equal (`modeling.trunk.trunk_identity`).
         """
+        if not isinstance(self.model, MED) or not isinstance(other.model, MED):
+            raise ContractError(f"expected two MEDs to share an image encoder, found {self.name} and {other.name}")
         other.model.vision = self.model.vision
         self._trunk = other._trunk = Trunk(self.batch_size)
 
@@ -126,30 +138,49 @@ class Inference:
 
     @torch.inference_mode()
     def _encode_anew(self, pixels_BCHW: Tensor) -> Tensor:
-        encode = self.encode or self.model.encode_image
-        return encode(normalise(pixels_BCHW, self.architecture).to(self.dtype))
+        pixels_BCHW = normalise(pixels_BCHW, self.architecture).to(self.dtype)
+        # What a SOHO is asked for needs its features before they are tokens.
+        return self.model.visual_features(pixels_BCHW) if isinstance(self.model, SOHO) else self.model.encode_image(pixels_BCHW)
 
     def _pixels(self, images: Sequence[Image], size: int) -> Tensor:
         """uint8 [size, 3, S, S] on the CPU; a smaller batch is padded with its last image."""
-        if self.takes_middle:
-            from capfilt.modeling.clipcap.image import centre_square
-
-            images = [centre_square(image, self.architecture.image.size) for image in images]
-        pixels_BCHW = to_uint8(images, self.architecture.image.size, how=self.pixels)
+        if self._takes_middle:
+            images = [centre_square(image, self.size) for image in images]
+        pixels_BCHW = to_uint8(images, self.size, how=self.pixels)
         missing = size - len(images)
         return torch.cat([pixels_BCHW, pixels_BCHW[-1:].expand(missing, -1, -1, -1)]) if missing else pixels_BCHW
 
     def require(self, role: Role) -> None:
         """Raises: CheckpointError: If the weights cannot do it."""
-        # A BLIP-2's Q-Former may have no role of its own; its language model captions.
-        writes = role == "captioner" and getattr(self.architecture, "language", None) is not None
-        if role not in self.architecture.roles and not writes:
+        if role not in self.architecture.roles:
             raise CheckpointError(missing_role(self.name, role))
 
 
-def model_name(folder: str) -> str:
+def model_name(source: str) -> str:
     """`round-0/captioner` for a model this run trained, else the folder's or hub repository's own name."""
-    parts = Path(folder).parts
+    parts = Path(source).parts
     if len(parts) >= 3 and parts[-2] == "models":
         return f"{parts[-3]}/{parts[-1]}"
-    return parts[-1].removesuffix(".pth") if parts else folder
+    return parts[-1].removesuffix(".pth") if parts else source
+
+
+def load_asked(
+    model: TrainedModel | MedModel | CocaModel | Blip2Model | ClipCapModel | SohoModel,
+    section: CaptionConfig | FilterConfig,
+    *,
+    trained: str | None,
+    device: str,
+    place: str,
+) -> Inference:
+    """The network that a pipeline names; `trained` is the folder that `kind: trained` stands for, `place` the setting.
+
+    Raises:
+        CheckpointError: If there is no such model, or it is of another kind.
+        ConfigError: If `trained` is needed and missing, the model takes no pictures, or there is no such device.
+    """
+    source, kind = (trained, None) if isinstance(model, TrainedModel) else (model.checkpoint, model.kind)
+    if source is None:
+        raise ConfigError(f"{place} is `kind: trained`; expected a model trained by this run, found none. Train one first")
+    return Inference.load(
+        source, kind=kind, batch_size=section.batch_size, dtype=section.dtype, device=device, pixels=section.pixels
+    )

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capfilt.config.architecture import Activation
+from capfilt.config.architectures.parts import Activation
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, both [B, H, S, D]."""

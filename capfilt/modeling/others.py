@@ -3,6 +3,7 @@
 Says whose a folder or file is, by its settings or its tensors' names; how it is read is each family's own. None of these files
 brings all that inference needs, so what is missing is looked for beside it:
 
+    BLIP                 vocab.txt of bert-base-uncased
     open_clip CoCa       tokenizer.json (or vocab.json and merges.txt) of CLIP; settings from open_clip_config.json
     BLIP-2 of LAVIS      vocab.txt of bert-base-uncased; stage 2: the language model's folder, `language/`
     ClipCap              tokenizer.json (or vocab.json and merges.txt) of GPT-2; the CLIP that made its embeddings, `clip/`
@@ -12,18 +13,11 @@ What shapes do not say, such as heads, is the published models' own; an `archite
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from capfilt.config.architectures.blip2 import Blip2Architecture
-from capfilt.config.architectures.clipcap import ClipCapArchitecture
-from capfilt.config.architectures.coca import CocaArchitecture
-from capfilt.config.architectures.soho import SohoArchitecture
 from capfilt.errors import CheckpointError
 from capfilt.modeling.blip2.language import FrozenLanguage
 from capfilt.modeling.blip2.network import Blip2
@@ -38,32 +32,27 @@ from capfilt.modeling.clipcap.tokenizer import GptTokenizer
 from capfilt.modeling.coca.checkpoint import from_original as coca_from_original
 from capfilt.modeling.coca.network import CoCa
 from capfilt.modeling.coca.tokenizer import ClipTokenizer
-from capfilt.modeling.med.checkpoints.find import CLIP, LANGUAGE
-from capfilt.modeling.med.checkpoints.original import VOCABULARY, read_original
-from capfilt.modeling.med.checkpoints.transformers_folder import CONFIG, read_json
+from capfilt.modeling.find import CLIP, LANGUAGE
+from capfilt.modeling.med.checkpoints.original import from_original as med_from_original
+from capfilt.modeling.med.checkpoints.transformers_folder import load_transformers
+from capfilt.modeling.med.network import MED
 from capfilt.modeling.published import read_fields
 from capfilt.modeling.soho.network import SOHO
 from capfilt.modeling.soho.original import from_original as soho_from_original
 from capfilt.modeling.tokenizer import Tokenizer
-from capfilt.modeling.weights import ARCHITECTURE
+from capfilt.modeling.transformers_files import CONFIG, read_json
+from capfilt.modeling.weights import ARCHITECTURE, read_weights
+from capfilt.modeling.weights import WEIGHTS as OWN_WEIGHTS
 
-OPEN_CLIP = "open_clip_config.json"
+OPEN_CLIP, VOCABULARY = "open_clip_config.json", "vocab.txt"
 WEIGHTS = ("*.pth", "*.pt", "*.bin", "*.safetensors")
-OtherFamily = Literal["coca", "blip2", "clipcap", "soho"]
+Family = Literal["med", "coca", "blip2", "clipcap", "soho"]
 Source = Path | str | None
+Other = tuple[MED | CoCa | QFormer | Blip2 | ClipCap | SOHO, Tokenizer | ClipTokenizer | GptTokenizer | LanguageTokenizer]
 
 
-@dataclass(frozen=True)
-class Published:
-    """A network in evaluation mode, with what belongs to it."""
-
-    model: CoCa | QFormer | Blip2 | ClipCap | SOHO
-    architecture: CocaArchitecture | Blip2Architecture | ClipCapArchitecture | SohoArchitecture
-    tokenizer: Tokenizer | ClipTokenizer | GptTokenizer | LanguageTokenizer
-
-
-def load_other(path: Path, vocabulary: Source = None) -> Published | None:
-    """A CoCa, BLIP-2, ClipCap or SOHO that others wrote; None where it is none of these (it may be a MED).
+def load_other(path: Path, vocabulary: Source = None) -> Other:
+    """The network, in evaluation mode, and its tokenizer.
 
     Args:
         path: A folder or file.
@@ -71,21 +60,17 @@ def load_other(path: Path, vocabulary: Source = None) -> Published | None:
             stage 2, a folder or hub name with the tokenizer.
 
     Raises:
-        CheckpointError: If what belongs to it is missing, or tensors are missing, unexpected or of another shape: all are listed.
+        CheckpointError: If there is none, what belongs to it is missing, or tensors are missing, unexpected or of another shape:
+            all are listed.
     """
-    if path.is_dir() and (path / CONFIG).is_file() and read_json(path / CONFIG).get("model_type") == "blip-2":
-        blip2 = load_blip2(path, vocabulary)
-        if isinstance(blip2.tokenizer, Tokenizer):
-            blip2.tokenizer.keep_below(blip2.architecture.text.vocab_size)
-        return Published(blip2.model, blip2.architecture, blip2.tokenizer)
-    file = _weights_of(path) if path.is_dir() else path
-    if file is None:
-        return None
-    theirs = _read(file)
+    if _is_transformers(path):
+        return load_blip2(path, vocabulary) if kind_of(path) == "blip2" else load_transformers(path, vocabulary)
+    file = _weights_of(path)
+    theirs = read_weights(file)
     family = family_of(theirs)
     match family:
-        case None:
-            return None
+        case "med":
+            return _med(file, theirs, vocabulary)
         case "coca":
             return _coca(file, theirs, vocabulary)
         case "blip2":
@@ -98,8 +83,19 @@ def load_other(path: Path, vocabulary: Source = None) -> Published | None:
             assert_never(family)
 
 
-def family_of(names: Iterable[str]) -> OtherFamily | None:
-    """Whose tensors these are, by names that no other family has; None where nobody's here."""
+def kind_of(path: Path) -> Family:
+    """Whose a folder or file is, before anything is built of it.
+
+    Raises:
+        CheckpointError: If there are no weights.
+    """
+    if _is_transformers(path):
+        return "blip2" if read_json(path / CONFIG).get("model_type") == "blip-2" else "med"
+    return family_of(read_weights(_weights_of(path)))
+
+
+def family_of(names: Iterable[str]) -> Family:
+    """Whose tensors these are, by names that no other family has; a MED's, which will say what it misses, where nobody's."""
     for name in names:
         if name.startswith(("text_decoder.cross_attn.", "visual.attn_pool.")):
             return "coca"
@@ -109,35 +105,43 @@ def family_of(names: Iterable[str]) -> OtherFamily | None:
             return "clipcap"
         if name.startswith(("neck.vq.", "language.bert.")):
             return "soho"
-    return None
+    return "med"
 
 
-def _weights_of(folder: Path) -> Path | None:
-    """The folder's one file of weights; of several kinds of the same, as hubs keep them, the safetensors."""
-    if (folder / CONFIG).is_file() and not (folder / OPEN_CLIP).is_file():
-        return None  # transformers'
+def _is_transformers(path: Path) -> bool:
+    return (path / CONFIG).is_file() and not (path / OPEN_CLIP).is_file()
+
+
+def _weights_of(folder: Path) -> Path:
+    """The folder's one file of weights; of several kinds of the same, as hubs keep them, the safetensors. A file is its own."""
+    if not folder.is_dir():
+        return folder
     found = sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)})
     safe = [file for file in found if file.suffix == ".safetensors"]
-    return next((files[0] for files in (found, safe) if len(files) == 1), None)
+    for files in (found, safe):
+        if len(files) == 1:
+            return files[0]
+    missing = ", ".join(name for name in (OWN_WEIGHTS, ARCHITECTURE) if not (folder / name).is_file())
+    several = f" and {len(found)} files of weights" if found else ""
+    raise CheckpointError(f"{folder}: expected a capfilt model, found no {missing}{several}; point to a model folder or one file")
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    if file.suffix != ".safetensors":
-        return read_original(file)
-    try:
-        return dict(load_file(file))
-    except SafetensorError as error:
-        raise CheckpointError(f"{file}: expected safetensors, found {error}. Copy the file again") from None
+def _med(file: Path, theirs: dict[str, Tensor], vocabulary: Source) -> tuple[MED, Tokenizer]:
+    tokenizer = _bert(file, vocabulary)
+    special = {"pad_id": tokenizer.pad_id, "cls_id": tokenizer.cls_id, "sep_id": tokenizer.sep_id}
+    model = med_from_original(theirs, _told(file, special), source=str(file), keep_training=False)
+    _require_size(file, len(tokenizer), model.config.text.vocab_size)
+    return model, tokenizer
 
 
-def _coca(file: Path, theirs: dict[str, Tensor], vocabulary: Source) -> Published:
+def _coca(file: Path, theirs: dict[str, Tensor], vocabulary: Source) -> tuple[CoCa, ClipTokenizer]:
     settings = file.with_name(OPEN_CLIP)
     told = _flat(dict(read_fields(settings))) if settings.is_file() else {}
     tokenizer = ClipTokenizer.load(vocabulary or file.parent)
     special = {"vocabulary": "clip", "cls_id": tokenizer.cls_id, "sep_id": tokenizer.sep_id}
     model = coca_from_original(theirs, {**told, **_told(file, special)}, source=str(file))
     _require_size(file, len(tokenizer), model.config.text.vocab_size)
-    return Published(model, model.config, tokenizer)
+    return model, tokenizer
 
 
 def _told(file: Path, text: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +158,7 @@ def _flat(told: dict[str, Any]) -> dict[str, Any]:
     return {**told.pop("model_cfg", {}), **told}
 
 
-def _blip2(file: Path, theirs: dict[str, Tensor], vocabulary: Source) -> Published:
+def _blip2(file: Path, theirs: dict[str, Tensor], vocabulary: Source) -> Other:
     if any(name.startswith(PROJECTIONS) for name in theirs):
         folder = file.with_name(LANGUAGE)
         if not folder.is_dir():
@@ -165,33 +169,33 @@ def _blip2(file: Path, theirs: dict[str, Tensor], vocabulary: Source) -> Publish
         language = FrozenLanguage.load(folder)
         told = {**_told(file, {}), "language": {"checkpoint": str(folder)}}
         stage_2 = blip2_from_original(theirs, language, told, source=str(file))
-        return Published(stage_2, stage_2.config, LanguageTokenizer.load(vocabulary or folder, language))
+        return stage_2, LanguageTokenizer.load(vocabulary or folder, language)
     tokenizer = _bert(file, vocabulary)
     special = {"pad_id": tokenizer.pad_id, "cls_id": tokenizer.cls_id, "sep_id": tokenizer.sep_id}
     stage_1 = qformer_from_original(theirs, _told(file, special), source=str(file))
     # LAVIS appends [DEC] alone; ours has [ENC] behind it.
     _require_size(file, len(tokenizer) - 1, stage_1.config.text.vocab_size)
     tokenizer.keep_below(stage_1.config.text.vocab_size)
-    return Published(stage_1, stage_1.config, tokenizer)
+    return stage_1, tokenizer
 
 
-def _clipcap(file: Path, theirs: dict[str, Tensor], vocabulary: Source) -> Published:
+def _clipcap(file: Path, theirs: dict[str, Tensor], vocabulary: Source) -> tuple[ClipCap, GptTokenizer]:
     model = clipcap_from_original(theirs, _told(file, {}), source=str(file))
     text = model.config.text
     tokenizer = GptTokenizer.load(vocabulary or file.parent, end_id=text.end_id, pad_id=text.pad_id)
     _require_size(file, len(tokenizer), text.vocab_size)
     if file.with_name(CLIP).is_dir():
         model.with_image_side(file.with_name(CLIP))
-    return Published(model.eval(), model.config, tokenizer)
+    return model.eval(), tokenizer
 
 
-def _soho(file: Path, theirs: dict[str, Tensor], vocabulary: Source) -> Published:
+def _soho(file: Path, theirs: dict[str, Tensor], vocabulary: Source) -> tuple[SOHO, Tokenizer]:
     tokenizer = _bert(file, vocabulary)
     special = {"pad_id": tokenizer.pad_id, "cls_id": tokenizer.cls_id, "sep_id": tokenizer.sep_id}
     model = soho_from_original(theirs, _told(file, {**special, "mask_id": tokenizer.mask_id}), source=str(file))
     _require_size(file, len(tokenizer) - 2, model.config.text.vocab_size)
     tokenizer.keep_below(model.config.text.vocab_size)
-    return Published(model, model.config, tokenizer)
+    return model, tokenizer
 
 
 def _bert(file: Path, vocabulary: Source) -> Tokenizer:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from capfilt.config.architecture import Architecture
+from capfilt.config.architectures import Architecture, image_side
 from capfilt.config.round import Pixels
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -53,4 +53,4 @@ def normalise(pixels_BCHW: Tensor, architecture: Architecture) -> Tensor:
 
 def preprocess(images: Sequence[Image.Image], architecture: Architecture) -> Tensor:
     """float32 [B, 3, S, S], ready for `encode_image`."""
-    return normalise(to_uint8(images, architecture.image.size), architecture)
+    return normalise(to_uint8(images, image_side(architecture)), architecture)

@@ -24,25 +24,6 @@ ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "ge
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-def state_dict_in(content: Any, source: str) -> dict[str, Tensor]:
-    """The tensors, bare or under `model` or `state_dict`, without the prefix that distributed training puts before names.
-
-    Raises:
-        CheckpointError: If there are none.
-    """
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(x, Tensor) for x in content.values()):
-        found = (
-            type(content).__name__ if not isinstance(content, Mapping) else f"entries {', '.join(map(str, list(content)[:5]))}"
-        )
-        raise CheckpointError(
-            f"{source}: expected a state dict, bare or under `model`, found {found}. Give the model's state dict"
-        )
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
 def named(ours: str, *theirs: str) -> Names:
     """Weight and bias of one module."""
     return {f"{ours}.{kind}": tuple(f"{name}.{kind}" for name in theirs) for kind in ("weight", "bias")}

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from capfilt.config.architecture import TextConfig
+from capfilt.config.architectures.parts import TextConfig
 from capfilt.modeling.layers import CrossAttention, FeedForward, KeysValues, SelfAttention, activate, attend, join_heads
 
 MASKED = -10_000.0

@@ -11,7 +11,6 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from capfilt.config.architecture import MedArchitecture
 from capfilt.identity import content_hash
 from capfilt.modeling.med.network import MED
 
@@ -34,8 +33,9 @@ class Trunk:
         return self._seen[key][1]
 
 
-def trunk_identity(model: MED, architecture: MedArchitecture) -> str:
+def trunk_identity(model: MED) -> str:
     """Hash of all that decides how a picture is encoded: equal for equal encoders, wherever their weights came from."""
+    architecture = model.config
     looks = architecture.image.model_dump(mode="json", exclude={"drop_path"})  # of training only
     parts: list[str | bytes] = [str([looks, architecture.image_mean, architecture.image_std])]
     for name, tensor in sorted(model.vision.state_dict().items()):

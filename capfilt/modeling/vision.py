@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capfilt.config.architecture import VisionConfig
+from capfilt.config.architectures.parts import VisionConfig
 from capfilt.modeling.layers import FeedForward, SelfAttention
 
 

@@ -1,42 +1,39 @@
-"""A trained network as a folder, and back: model.safetensors, architecture.yaml, tokenizer.json. Published checkpoints too.
+"""Tensors in files: a network's folder of ours (model.safetensors, architecture.yaml, tokenizer.json), others' files of weights.
 
-Ours holds what inference needs (the temperature too), not momentum copies, queues or optimisers; knows nothing of training. The
-same weights give the same bytes.
+Ours holds what inference needs (the temperature too), not momentum copies, queues or optimisers; the same weights give the same
+bytes. Knows no family: `families` makes a network of it.
 """
 
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Protocol
+from zipfile import is_zipfile
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from capfilt.config.architecture import Architecture, dump_architecture, load_architecture
+from capfilt.config.architectures import Architecture, dump_architecture
 from capfilt.errors import CheckpointError
-from capfilt.modeling.build import build
-from capfilt.modeling.med.network import MED
-from capfilt.modeling.tokenizer import Tokenizer
 
 WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.yaml"
 
 
-@dataclass(frozen=True)
-class LoadedMed:
-    """A network in evaluation mode, with what belongs to it."""
+class Kept(Protocol):
+    """What lies in a folder of its own accord: a tokenizer."""
 
-    model: MED
-    architecture: Architecture
-    tokenizer: Tokenizer
+    def save(self, folder: Path | str) -> None: ...
 
 
 def save_model(
     folder: Path | str,
-    model: MED,
+    model: nn.Module,
     architecture: Architecture,
-    tokenizer: Tokenizer,
+    tokenizer: Kept,
     *,
     beside: Callable[[Path], None] = lambda fresh: None,
 ) -> None:
@@ -62,46 +59,44 @@ def save_model(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_model(source: Path | str, *, vocabulary: Path | str | None = None) -> LoadedMed:
-    """A trained MED with its architecture and tokenizer; the network is on the CPU, in evaluation mode.
-
-    Args:
-        source: A folder that `save_model` wrote; a transformers folder of BlipForConditionalGeneration or
-            BlipForImageTextRetrieval; a .pth file of the original BLIP code, or a folder with one; a hub name (owner/name).
-        vocabulary: bert-base-uncased's vocab.txt, for checkpoints without a tokenizer; None: the file of that name beside them.
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of one that torch saved, of which only tensors are read: no code in it runs.
 
     Raises:
-        CheckpointError: If a file is missing, or tensors are missing, unexpected or of another shape: all are listed.
+        CheckpointError: If it is neither.
     """
-    from capfilt.modeling.med.checkpoints.find import find_checkpoint
-
-    path = find_checkpoint(source)
-    if path.is_dir() and not (path / ARCHITECTURE).is_file():
-        if (path / "config.json").is_file():
-            from capfilt.modeling.med.checkpoints.transformers_folder import load_transformers
-
-            return load_transformers(path, vocabulary)
-        files = sorted(path.glob("*.pth"))
-        path = files[0] if len(files) == 1 else path
-    if path.is_file():
-        from capfilt.modeling.med.checkpoints.original import load_original
-
-        return load_original(path, vocabulary)
-    return _load_own(path)
-
-
-def _load_own(folder: Path) -> LoadedMed:
-    missing = [name for name in (WEIGHTS, ARCHITECTURE) if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(f"{folder}: expected a capfilt model, found no {', '.join(missing)}; point to a model folder")
-    architecture = load_architecture(folder / ARCHITECTURE)
-    model = build(architecture)
     try:
-        tensors = load_file(folder / WEIGHTS)
+        if file.suffix == ".safetensors":
+            tensors: dict[str, Tensor] = load_file(file)
+            return tensors
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
     except SafetensorError as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: expected safetensors, found {error}; copy the file again") from None
-    load_tensors(model, tensors, str(folder / WEIGHTS))
-    return LoadedMed(model.eval(), architecture, Tokenizer.load(folder))
+        raise CheckpointError(f"{file}: expected safetensors, found {error}; copy the file again") from None
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{file}: expected a checkpoint of tensors, found {error}. Copy the file again; if it holds more than tensors, keep "
+            "only its `model` entry"
+        ) from None
+    return state_dict_in(content, str(file))
+
+
+def state_dict_in(content: Any, source: str) -> dict[str, Tensor]:
+    """The tensors, bare or under `model` or `state_dict`, without the prefix that distributed training puts before names.
+
+    Raises:
+        CheckpointError: If there are none.
+    """
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(x, Tensor) for x in content.values()):
+        found = (
+            type(content).__name__ if not isinstance(content, Mapping) else f"entries {', '.join(map(str, list(content)[:5]))}"
+        )
+        raise CheckpointError(
+            f"{source}: expected a state dict, bare or under `model`, found {found}. Give the model's state dict"
+        )
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -115,7 +110,7 @@ def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def load_tensors(model: MED, tensors: dict[str, Tensor], source: str) -> None:
+def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Copy the tensors into the network, each in its place.
 
     Raises:

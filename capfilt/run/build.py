@@ -130,8 +130,8 @@ def check_names(key: str, names: Sequence[str]) -> None:
 
 def _fused(job: Job) -> RowStage:
     """Both stages on the captioner's image encoder and resources; `run.pairing` has seen that the filter's is the same."""
-    from capfilt.captioners.med import MedCaptioner
-    from capfilt.filters.med import MedFilter
+    from capfilt.captioners.network import NetworkCaptioner
+    from capfilt.filters.network import NetworkFilter
     from capfilt.stages.fused import Fused
     from capfilt.stages.pictures import Remembered
 
@@ -140,7 +140,7 @@ def _fused(job: Job) -> RowStage:
     decode = Remembered(size)
     (caption,), (score,) = _caption_stages(job, decode), _filter_stages(job, job.pipeline.resources.caption.gpus, decode)
     captioner, scorer = caption.captioner, score.scorer
-    if not isinstance(captioner, MedCaptioner) or not isinstance(scorer, MedFilter):
+    if not isinstance(captioner, NetworkCaptioner) or not isinstance(scorer, NetworkFilter):
         raise ContractError(f"expected a MED captioner and filter to run as one, found {caption.called} and {score.called}")
     captioner.network.share_trunk(scorer.network)
     return Guarded(Fused(Guarded(caption), Guarded(score), batch_size=size))

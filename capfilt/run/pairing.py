@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Any, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Literal, assert_never, cast
 
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.round import AnyModel, CustomModel, NamedModel, TrainedModel
@@ -16,6 +16,9 @@ from capfilt.run import files
 from capfilt.run.build import Job
 from capfilt.run.scratch import local_folder
 from capfilt.run.steps import model_identity
+
+if TYPE_CHECKING:
+    from capfilt.modeling.med.network import MED
 
 Kinship = Literal["separate", "shared"]
 OVERLOOKS = "a filter overlooks the errors of its own captioner (BLIP Table 4: 8 % instead of 25 % noise found)"
@@ -148,17 +151,27 @@ def compare(captioner: str, scorer: str) -> tuple[Kinship, Kinship] | None:
     """Image encoders and whole weights of two models. MEDs are loaded, on the CPU; of others, and of what is not to be had here,
     only equal files are noticed, and None says that nothing is known."""
     from capfilt.modeling.trunk import share_weights, trunk_identity
-    from capfilt.modeling.weights import load_model
+
+    meds = _meds(captioner, scorer)
+    if meds is None:
+        return ("separate", "shared") if model_identity(captioner) == model_identity(scorer) else None
+    one, other = meds
+    if trunk_identity(one) != trunk_identity(other):
+        return "separate", "separate"
+    return "shared", "shared" if share_weights(one, other) else "separate"
+
+
+def _meds(*sources: str) -> "list[MED] | None":
+    from capfilt.modeling.families import kind_of, load_network
 
     try:
         with ExitStack() as stack:
-            one, other = (load_model(stack.enter_context(local_folder(source))) for source in (captioner, scorer))
+            folders = [stack.enter_context(local_folder(source)) for source in sources]
+            if any(kind_of(folder) != "med" for folder in folders):  # others may be large, and are not compared
+                return None
+            return [cast("MED", load_network(folder).model) for folder in folders]
     except (CheckpointError, ConfigError):
-        # On a cluster, the workers' machines may have it; where they have not, they say so.
-        return ("separate", "shared") if model_identity(captioner) == model_identity(scorer) else None
-    if trunk_identity(one.model, one.architecture) != trunk_identity(other.model, other.architecture):
-        return "separate", "separate"
-    return "shared", "shared" if share_weights(one.model, other.model) else "separate"
+        return None  # on a cluster, the workers' machines may have it; where they have not, they say so
 
 
 def _refuse(found: Pairing, pipeline: Pipeline) -> None:

@@ -93,7 +93,7 @@ def model_identity(source: str | None) -> str | None:
         # A BLIP-2 of stage 2 is its language model too.
         beside = [file_sha256(address) or "" for address in tree(files.join(source, "language"))]
         return content_hash(*(content or b"" for content in contents), *beside)
-    from capfilt.modeling.med.checkpoints.find import CLIP, HERE, LANGUAGE, find_checkpoint
+    from capfilt.modeling.find import CLIP, HERE, LANGUAGE, find_checkpoint
 
     try:
         path = find_checkpoint(source, fetch=False)

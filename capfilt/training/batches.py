@@ -5,16 +5,15 @@ Knows nothing of losses or files.
 
 from collections.abc import Sequence
 from math import ceil, floor
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from capfilt.config.architectures import Architecture
 from capfilt.config.architectures.blip2 import Blip2Architecture
 from capfilt.config.architectures.clipcap import ClipCapArchitecture
-from capfilt.config.architectures.families import AnyArchitecture
 from capfilt.config.train import Mix
 from capfilt.identity import content_hash
 from capfilt.modeling.batch import Batch
@@ -145,7 +144,7 @@ class Batches:
         self,
         sources: Sequence[tuple[PairSet | StreamedPairs, int]],
         tokenizer: AnyTokenizer,
-        architecture: AnyArchitecture,
+        architecture: Architecture,
         *,
         seed: int,
         device: str = "cpu",
@@ -193,14 +192,14 @@ class Batches:
         mask_BT = np.concatenate([_widened(x, width, 0) for x in masks])
         pixels_BCHW = (torch.cat(pixels) if len(pixels) > 1 else pixels[0]).to(self._device)
         return Batch(
-            normalise(pixels_BCHW, cast(Any, self._architecture)),
+            normalise(pixels_BCHW, self._architecture),
             torch.from_numpy(ids_BT).to(self._device),
             torch.from_numpy(mask_BT).to(self._device),
             torch.from_numpy(np.concatenate(image_ids)).to(self._device),
         )
 
 
-def text_positions(architecture: AnyArchitecture) -> int:
+def text_positions(architecture: Architecture) -> int:
     """Tokens that a text may have; before a ClipCap's text stands the prefix. A BLIP-2's language model has room enough."""
     if isinstance(architecture, Blip2Architecture) and architecture.language is not None:
         return WITHOUT_LIMIT

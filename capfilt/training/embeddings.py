@@ -26,9 +26,9 @@ from capfilt.config.train import Embeddings, OptimConfig
 from capfilt.errors import ConfigError, InputError
 from capfilt.identity import content_hash, fingerprint, stage_seed
 from capfilt.modeling.clipcap.batch import EmbeddedBatch
-from capfilt.modeling.clipcap.tokenizer import AnyTokenizer
+from capfilt.modeling.clipcap.network import ClipCap
 from capfilt.modeling.clipcap.training import ClipCapTraining
-from capfilt.modeling.clipcap.weights import LoadedClipCap, load_clipcap, save_clipcap
+from capfilt.modeling.families import AnyTokenizer, Loaded, load_network, save_network
 from capfilt.training.batches import EndlessShuffle, Tokens
 from capfilt.training.checkpoint import Checkpoints
 from capfilt.training.loop import StepReport, train
@@ -178,7 +178,7 @@ class EmbeddedBatches:
         self._device = device
         self._order = EndlessShuffle(len(pairs), seed)
         longest = max_length + len(tokenizer.encode_prompt(prompt)) - len(tokenizer.encode_prompt(""))
-        self._tokens = Tokens([prompt + text for text in pairs.texts], cast(Any, tokenizer), longest)
+        self._tokens = Tokens([prompt + text for text in pairs.texts], tokenizer, longest)
 
     def content(self) -> str:
         """Hash of what is drawn from."""
@@ -199,7 +199,7 @@ class EmbeddedBatches:
 def train_on_embeddings(
     config: OptimConfig,
     pairs: EmbeddingPairs,
-    start: LoadedClipCap,
+    start: Loaded,
     *,
     out: Path,
     work: Path,
@@ -210,13 +210,13 @@ def train_on_embeddings(
 ) -> None:
     """Train `start`, in place, on the pairs and write the model folder; nothing is done where the folder exists.
 
-    What learns is `start.architecture.learns`: the mapper, or GPT-2 too. A stopped training goes on from its checkpoint, given
+    What learns is its architecture's `learns`: the mapper, or GPT-2 too. A stopped training goes on from its checkpoint, given
     the same `start`.
 
     Args:
         config: Steps, rates, batch size; its loss is `lm`.
         pairs: Their embeddings must be those of the image side that will caption.
-        start: From `clipcap_weights.assemble` or `load_clipcap`.
+        start: From `clipcap.build.assemble` or `load_network`.
         out: The model folder to write.
         work: Gets `log.jsonl` and, until the end, `checkpoint/`.
         seed: The run's.
@@ -228,28 +228,37 @@ def train_on_embeddings(
     """
     if out.exists():
         return
-    architecture = start.architecture
+    model = clipcap_of(start).to(device)
     own_seed = stage_seed(seed, "train_on_embeddings")
     batches = batches_for(start, pairs, config.batch_size, seed=own_seed, device=device, prompt=prompt)
-    model = start.model.to(device)
     module = ClipCapTraining(model, prompt_length=len(start.tokenizer.encode_prompt(prompt)))
     result = {name for name, field in OptimConfig.model_fields.items() if not is_operational(field)}
     settings = config.model_dump(mode="json", include=result)
-    mark = fingerprint([settings, own_seed, prompt, batches.content(), architecture.model_dump(mode="json")])
+    mark = fingerprint([settings, own_seed, prompt, batches.content(), model.config.model_dump(mode="json")])
     train(module, batches, config, work=work, seed=own_seed, device=device, mark=mark, on_step=on_step)
-    save_clipcap(out, start)
+    save_network(out, start)
     Checkpoints(work / "checkpoint").remove()
 
 
+def clipcap_of(loaded: Loaded) -> ClipCap:
+    """Raises: ConfigError: If it is another family."""
+    if not isinstance(loaded.model, ClipCap):
+        raise ConfigError(
+            f"finetune.captioner.embeddings: expected a ClipCap to start from, found a {loaded.architecture.kind}. Only that "
+            "learns from stored embeddings; leave them out, or name another start"
+        )
+    return loaded.model
+
+
 def batches_for(
-    loaded: LoadedClipCap, pairs: EmbeddingPairs, batch_size: int, *, seed: int, device: str = "cpu", prompt: str = ""
+    loaded: Loaded, pairs: EmbeddingPairs, batch_size: int, *, seed: int, device: str = "cpu", prompt: str = ""
 ) -> EmbeddedBatches:
     """Batches that fit the network.
 
     Raises:
         ConfigError: If they cannot.
     """
-    architecture = loaded.architecture
+    architecture = clipcap_of(loaded).config
     if pairs.embed_PE.shape[1] != architecture.embed_dim:
         raise ConfigError(
             f"embeddings: expected width {architecture.embed_dim}, which the mapper takes, found {pairs.embed_PE.shape[1]}; "
@@ -273,16 +282,17 @@ def batches_for(
 
 
 @torch.inference_mode()
-def mean_loss(loaded: LoadedClipCap, pairs: EmbeddingPairs, *, batch_size: int = 64, prompt: str = "") -> float:
+def mean_loss(loaded: Loaded, pairs: EmbeddingPairs, *, batch_size: int = 64, prompt: str = "") -> float:
     """Mean negative log-probability, in nats, of a token of these texts: lower is better."""
-    device = str(next(loaded.model.parameters()).device)
+    model = clipcap_of(loaded).eval()
+    device = str(next(model.parameters()).device)
     batches = batches_for(loaded, pairs, batch_size, seed=0, device=device, prompt=prompt)
     prompt_length = len(loaded.tokenizer.encode_prompt(prompt))
     total, tokens = 0.0, 0
     for first in range(0, len(pairs), batch_size):
         batch = batches.take(np.arange(first, min(first + batch_size, len(pairs)), dtype=np.int64))
-        own = int((loaded.model.labels(batch.ids_BT, batch.mask_BT, prompt_length) >= 0).sum())
-        total += float(loaded.model.eval().losses(batch, prompt_length=prompt_length)["lm"]) * own
+        own = int((model.labels(batch.ids_BT, batch.mask_BT, prompt_length) >= 0).sum())
+        total += float(model.losses(batch, prompt_length=prompt_length)["lm"]) * own
         tokens += own
     return total / tokens
 
@@ -303,13 +313,13 @@ def compare_prefix_lengths(
     pairs: EmbeddingPairs,
     heldout: EmbeddingPairs,
     lengths: Sequence[int],
-    make: Callable[[ClipCapArchitecture], LoadedClipCap],
+    make: Callable[[ClipCapArchitecture], Loaded],
     architecture: ClipCapArchitecture,
     *,
     work: Path,
     seed: int,
     device: str = "cpu",
-    on_trained: Callable[[int, LoadedClipCap], None] = lambda length, loaded: None,
+    on_trained: Callable[[int, Loaded], None] = lambda length, loaded: None,
 ) -> list[PrefixLengthResult]:
     """The paper's study of the prefix's length (ClipCap section 4, "Prefix length"): the same training for each, all else equal.
 
@@ -328,9 +338,9 @@ def compare_prefix_lengths(
         loaded = make(ClipCapArchitecture.model_validate(fields))
         folder = work / f"prefix-{length}"
         train_on_embeddings(config, pairs, loaded, out=folder / "model", work=folder, seed=seed, device=device)
-        loaded = load_clipcap(folder / "model")
+        loaded = load_network(folder / "model")
         on_trained(length, loaded)
-        parameters = sum(p.numel() for p in ClipCapTraining(loaded.model).parameters())
+        parameters = sum(p.numel() for p in ClipCapTraining(clipcap_of(loaded)).parameters())
         found.append(PrefixLengthResult(length, parameters, mean_loss(loaded, pairs), mean_loss(loaded, heldout)))
     return found
 

@@ -12,11 +12,11 @@ from capfilt.errors import ConfigError
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.blip2.training import Blip2Training, QFormerTraining
+from capfilt.modeling.build import Network
 from capfilt.modeling.clipcap.network import ClipCap
 from capfilt.modeling.clipcap.training import ClipCapTraining
 from capfilt.modeling.coca.network import CoCa
 from capfilt.modeling.coca.training import CocaTraining
-from capfilt.modeling.families import Network
 from capfilt.modeling.med.network import MED
 from capfilt.modeling.med.training import MedCaptionerFinetuning, MedFilterFinetuning, MedPretraining
 from capfilt.modeling.ranks import Ranks

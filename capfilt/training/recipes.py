@@ -7,21 +7,19 @@ Each writes a model folder, and does nothing where the folder exists. The same f
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from capfilt.config.architectures.families import AnyArchitecture
+from capfilt.config.architectures import Architecture, image_side
 from capfilt.config.base import Section, is_operational
 from capfilt.config.train import FinetuneCaptioner, OptimConfig, PretrainConfig
 from capfilt.errors import ConfigError
 from capfilt.identity import fingerprint, stage_seed
 from capfilt.modeling.clipcap.image import centre_square
 from capfilt.modeling.clipcap.network import ClipCap
-from capfilt.modeling.clipcap.tokenizer import AnyTokenizer
-from capfilt.modeling.clipcap.weights import LoadedClipCap
-from capfilt.modeling.families import Loaded, image_side, load_network, save_network
+from capfilt.modeling.families import Loaded, load_network, save_network
 from capfilt.modeling.ranks import Ranks
 from capfilt.training.augment import augment
 from capfilt.training.batches import Batches, split_mix
@@ -131,7 +129,7 @@ def finetune_filter(config: OptimConfig, human: str | None, image_px: int | None
         config: Steps, rates, batch size, losses.
         human: Human pairs.
         image_px: Side of the pictures; None: the start's. A MED's learned positions are interpolated to a new side.
-        **options: As `_finetune` names them: `start`, the pre-trained model folder, or anything else that `load_model` takes;
+        **options: As `_finetune` names them: `start`, the pre-trained model folder, or anything else that `load_network` takes;
             `trunk`, of which `shared` leaves the image encoder as it is; the others as of `pretrain`.
 
     Raises:
@@ -254,15 +252,10 @@ def _from_embeddings(
     if config.embeddings.image is not None and isinstance(loaded.model, ClipCap):
         loaded = Loaded(model := loaded.model.with_image_side(config.embeddings.image), model.config, loaded.tokenizer)
     objective(loaded.model, "captioner", config)  # refuses what no ClipCap learns from
-    if not isinstance(loaded.model, ClipCap):
-        raise ConfigError(
-            f"finetune.captioner.embeddings: expected a ClipCap to start from, found a {loaded.architecture.kind}. Only that "
-            "learns from stored embeddings; leave them out, or name another start"
-        )
     train_on_embeddings(
         config,
         stored_pairs(config.embeddings),
-        LoadedClipCap(loaded.model, cast(AnyTokenizer, loaded.tokenizer)),
+        loaded,
         out=out,
         work=work,
         seed=seed,
@@ -275,7 +268,7 @@ def _from_embeddings(
 def _sources(
     config: PretrainConfig,
     web: WebPairs,
-    architecture: AnyArchitecture,
+    architecture: Architecture,
     px: int,
     work: Path,
     seed: int,
@@ -335,9 +328,7 @@ def _texts(pairs: PairSet | StreamedPairs) -> Iterable[str]:
     return pairs.texts(VOCABULARY_TEXTS) if isinstance(pairs, StreamedPairs) else pairs.texts
 
 
-def _change(
-    config: OptimConfig, architecture: AnyArchitecture, px: int, min_scale: float, seed: int, number: int
-) -> Change | None:
+def _change(config: OptimConfig, architecture: Architecture, px: int, min_scale: float, seed: int, number: int) -> Change | None:
     """What makes another picture of each at each visit: drawn from the seed, the source's number and the place in its stream."""
     if config.augment == "none":
         return (lambda picture, place: centre_square(picture, px)) if takes_middle(architecture) else None
@@ -362,7 +353,7 @@ def _check_workers(config: OptimConfig, workers: int) -> None:
         )
 
 
-def _check_contrast(config: OptimConfig, architecture: AnyArchitecture, ranks: Ranks) -> None:
+def _check_contrast(config: OptimConfig, architecture: Architecture, ranks: Ranks) -> None:
     if ranks.size > 1 and config.negatives == "global" and _has_batch_norm(architecture):
         raise ConfigError(
             "negatives: global promises what one worker would learn, but the batch norm of stem: conv sees its own worker's "
@@ -370,5 +361,5 @@ def _check_contrast(config: OptimConfig, architecture: AnyArchitecture, ranks: R
         )
 
 
-def _has_batch_norm(architecture: AnyArchitecture) -> bool:
+def _has_batch_norm(architecture: Architecture) -> bool:
     return getattr(architecture.image, "stem", None) == "conv"

@@ -10,13 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
-import torch
-
-from capfilt.config.architecture import MedArchitecture, Role
+from capfilt.config.architectures import Architecture, image_side, load_architecture
 from capfilt.config.architectures.blip2 import Blip2Architecture
 from capfilt.config.architectures.clipcap import ClipCapArchitecture, ClipImage
 from capfilt.config.architectures.coca import CocaArchitecture
-from capfilt.config.architectures.families import AnyArchitecture, load_any_architecture
+from capfilt.config.architectures.med import MedArchitecture
+from capfilt.config.architectures.parts import Role, missing_role
 from capfilt.config.architectures.soho import SohoArchitecture
 from capfilt.config.find import find_yaml
 from capfilt.config.train import PretrainConfig
@@ -24,13 +23,13 @@ from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.blip2.build import build_blip2, start_from
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.qformer import QFormer
+from capfilt.modeling.build import build
+from capfilt.modeling.clipcap.build import assemble
 from capfilt.modeling.clipcap.image import load_embedder
-from capfilt.modeling.clipcap.weights import assemble
-from capfilt.modeling.families import Loaded, build_network, image_side, load_language, load_network
-from capfilt.modeling.med import MED, missing_role
-from capfilt.modeling.soho.network import SOHO
+from capfilt.modeling.families import Loaded, load_language, load_network
+from capfilt.modeling.med import MED
 from capfilt.modeling.tokenizer import SPECIALS, Tokenizer
-from capfilt.modeling.weights import load_tensors, own_tensors
+from capfilt.modeling.weights import load_tensors, own_tensors, read_weights
 
 Fitting = TypeVar("Fitting", MedArchitecture, CocaArchitecture, Blip2Architecture, ClipCapArchitecture, SohoArchitecture)
 VOCABULARY_TEXTS = 1_000_000
@@ -41,7 +40,7 @@ VOCABULARY_TEXTS = 1_000_000
 class Beginning:
     """What is known before the pairs are read: the architecture, with pictures of their final size."""
 
-    architecture: AnyArchitecture
+    architecture: Architecture
     image: Path | str | None
     """What `init.image` stands for."""
     text: Path | str | None = None
@@ -65,7 +64,7 @@ def begin(config: PretrainConfig, image: Path | str | None = None, text: Path | 
         ConfigError: If the family does not begin with what `init` names, or needs what it does not name.
         CheckpointError: If that is missing, or is something else.
     """
-    architecture = load_any_architecture(find_yaml(config.architecture, "models"))
+    architecture = load_architecture(find_yaml(config.architecture, "models"))
     source = image or config.init.image
     seen_by: Loaded | None = None
     match architecture:
@@ -105,29 +104,26 @@ def fresh(start: Beginning, config: PretrainConfig, texts: Iterable[str], *, pro
         case MedArchitecture():
             tokenizer = tokenizer_for(config, architecture, texts, prompt)
             fitting = fitted(architecture, tokenizer)
-            med = build_network(fitting, seed=seed)
-            assert isinstance(med, MED)
+            med = build(fitting, seed=seed)
             initialise(med, config)
             return Loaded(med, fitting, tokenizer)
         case CocaArchitecture():
             tokenizer = tokenizer_for(config, architecture, texts, prompt)
             coca = fitted(architecture, tokenizer)
-            return Loaded(build_network(coca, seed=seed), coca, tokenizer)
+            return Loaded(build(coca, seed=seed), coca, tokenizer)
         case SohoArchitecture():
             tokenizer = tokenizer_for(config, architecture, texts, prompt)
             dictionary = fitted(architecture, tokenizer)
-            soho = build_network(dictionary, seed=seed)
-            assert isinstance(soho, SOHO)
+            soho = build(dictionary, seed=seed)
             if start.image is not None:
-                soho.load_trunk(_state_dict(start.image))
+                soho.load_trunk(read_weights(Path(start.image)))
             return Loaded(soho, dictionary, tokenizer)
         case Blip2Architecture():
             return _blip2(start, architecture, config, texts, prompt, seed)
         case ClipCapArchitecture():
             own = None if config.init.text is not None else tokenizer_for(config, architecture, texts, prompt)
             assert start.image is not None
-            made = assemble(architecture, text=config.init.text, image=start.image, tokenizer=own, seed=seed)
-            return Loaded(made.model, made.architecture, made.tokenizer)
+            return assemble(architecture, text=config.init.text, image=start.image, tokenizer=own, seed=seed)
         case _:
             assert_never(architecture)
 
@@ -186,12 +182,12 @@ def _with_eyes(architecture: Blip2Architecture, seen_by: Loaded, config: Pretrai
     return _validated(architecture, {**changes, "image_mean": given.image_mean, "image_std": given.image_std})
 
 
-def takes_middle(architecture: AnyArchitecture) -> bool:
+def takes_middle(architecture: Architecture) -> bool:
     """Whether pictures are cut to their middle square, as CLIP does, and not squeezed."""
     return isinstance(architecture.image, ClipImage)
 
 
-def tokenizer_for(config: PretrainConfig, architecture: AnyArchitecture, texts: Iterable[str], prompt: str) -> Tokenizer:
+def tokenizer_for(config: PretrainConfig, architecture: Architecture, texts: Iterable[str], prompt: str) -> Tokenizer:
     wanted = architecture.text
     if config.vocabulary is None and config.init.text is not None:
         from capfilt.modeling.med.checkpoints.towers import tokenizer_of
@@ -260,8 +256,7 @@ def resized(loaded: Loaded, px: int) -> Loaded:
             f"{px}. Write null"
         )
     architecture = _sized(architecture, px)
-    model = build_network(architecture)
-    assert isinstance(model, MED)
+    model = build(architecture)
     tensors = own_tensors(own)
     if "vision.positions" in tensors:
         tensors["vision.positions"] = own.vision.positions_for(model.vision.side).detach()
@@ -294,18 +289,6 @@ def _refuse(config: PretrainConfig, source: Path | str | None, *, text: str, ima
     for name, found, why in (("image", source, image), ("text", config.init.text, text)):
         if found is not None:
             raise ConfigError(f"pretrain.init.{name}: expected null, found {found}. {why}; leave it out")
-
-
-def _state_dict(path: Path | str) -> dict[str, Any]:
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"pretrain.init.image: expected a ResNet's state dict at {path}, found {reason}") from None
-    found = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"pretrain.init.image: expected a ResNet's state dict at {path}, found {type(content).__name__}")
-    return found
 
 
 def _validated(architecture: Fitting, changes: dict[str, Any]) -> Fitting:

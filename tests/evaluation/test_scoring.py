@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from capfilt.config.architecture import MedArchitecture, TextConfig, VisionConfig
+from capfilt.config.architectures.med import MedArchitecture
+from capfilt.config.architectures.parts import TextConfig, VisionConfig
 from capfilt.evaluation.scoring import PairScorer, _equal_groups
 from capfilt.modeling.build import build
 from capfilt.modeling.preprocess import preprocess

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from capfilt.config.architecture import MedArchitecture, TextConfig, VisionConfig
+from capfilt.config.architectures.med import MedArchitecture
+from capfilt.config.architectures.parts import TextConfig, VisionConfig
 from capfilt.modeling.batch import Batch
 from capfilt.modeling.build import build
 from capfilt.modeling.med import MED

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from capfilt.config.architecture import MedArchitecture, load_architecture
+from capfilt.config.architectures import load_architecture
+from capfilt.config.architectures.med import MedArchitecture
 from capfilt.errors import ConfigError
 from capfilt.modeling.build import build
 

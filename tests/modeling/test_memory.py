@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL.Image import Image
 
-from capfilt.captioners.med import MedCaptioner
+from capfilt.captioners import captioner_of
 from capfilt.config.decoding import Nucleus
-from capfilt.filters.med import MedFilter
+from capfilt.filters import filter_of
 from capfilt.modeling.inference import Inference
 from capfilt.modeling.memory import in_batches, shrinking
 
@@ -93,7 +93,7 @@ def test_a_captioner_says_the_same_texts_in_halved_batches(med_folder: Path, pai
     decode = Nucleus(kind="nucleus", top_p=0.9, min_length=2, max_length=8)
     with shrinking() as shrunk:
         made, whole = (
-            MedCaptioner(small(med_folder, most), prompt="a picture of ", decode=decode).caption(images, seeds=seeds)
+            captioner_of(small(med_folder, most), prompt="a picture of ", decode=decode).caption(images, seeds=seeds)
             for most in (2, 99)
         )
     assert [[caption.text for caption in row] for row in made] == [[caption.text for caption in row] for row in whole]
@@ -103,9 +103,9 @@ def test_a_captioner_says_the_same_texts_in_halved_batches(med_folder: Path, pai
 def test_a_filter_gives_the_same_scores_in_halved_batches(med_folder: Path, paint: Paint) -> None:
     images, texts = [paint(i) for i in range(6)], [WORDS, [], WORDS[:1], WORDS, WORDS[1:], []]
     with shrinking() as shrunk:
-        made = MedFilter(small(med_folder, 1)).score(images, texts)
+        made = filter_of(small(med_folder, 1)).score(images, texts)
     assert shrunk.told == "4 -> 1"
-    whole = MedFilter(small(med_folder, 99)).score(images, texts)
+    whole = filter_of(small(med_folder, 99)).score(images, texts)
     assert made.itm is not None
     assert whole.itm is not None
     for mine, theirs in zip(made.itm, whole.itm, strict=True):

@@ -15,18 +15,21 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from capfilt import load_model
-from capfilt.captioners.families import load_captioner
+from capfilt.captioners import Captioner, captioner_of
 from capfilt.cli import export_model
 from capfilt.config.decoding import Greedy
 from capfilt.errors import CheckpointError, ConfigError
-from capfilt.filters.families import load_filter
+from capfilt.filters import filter_of
+from capfilt.filters.network import NetworkFilter
 from capfilt.modeling.blip2.names import qformer_names, without_biases
 from capfilt.modeling.clipcap.image import centre_square
 from capfilt.modeling.coca.tokenizer import ClipTokenizer
-from capfilt.modeling.families import load_network, save_network
+from capfilt.modeling.families import kind_of, load_network, save_network
+from capfilt.modeling.inference import Inference
 from capfilt.modeling.others import family_of
 from capfilt.modeling.preprocess import normalise, to_uint8
-from capfilt.modeling.published import state_dict_in, to_theirs
+from capfilt.modeling.published import to_theirs
+from capfilt.modeling.weights import state_dict_in
 from capfilt.run.steps import model_identity
 from tests.parity import test_blip2_language as stage_2
 from tests.parity import test_blip2_qformer as stage_1
@@ -37,9 +40,17 @@ from tests.parity.coca_reference import CONTEXT, END, START, VOCABULARY, Referen
 transformers = pytest.importorskip("transformers")
 Paint = Callable[[int], Image]
 OPTIONS: dict[str, Any] = {"batch_size": 3, "dtype": "float32", "device": "cpu"}
-WRITING: dict[str, Any] = {"prompt": "w3 ", "decode": Greedy(max_length=9, min_length=3), **OPTIONS}
+WRITING: dict[str, Any] = {"prompt": "w3 ", "decode": Greedy(max_length=9, min_length=3)}
 SHAPE = Shape()
 BERT = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+
+
+def captioner_in(folder: Path) -> Captioner:
+    return captioner_of(Inference.load(str(folder), **OPTIONS), **WRITING)
+
+
+def filter_in(folder: Path) -> NetworkFilter:
+    return filter_of(Inference.load(str(folder), **OPTIONS))
 
 
 def words(tokens: list[str], folder: Path) -> None:
@@ -138,7 +149,7 @@ def vocabulary_of(loaded: Any) -> int:
 
 @pytest.mark.parametrize("family", CAPTIONERS)
 def test_a_published_captioner_writes(family: str, tmp_path: Path, paint: Paint) -> None:
-    captioner = load_captioner(str(MAKERS[family](tmp_path / family)), **WRITING)
+    captioner = captioner_in(MAKERS[family](tmp_path / family))
     found = captioner.caption([paint(i) for i in range(4)], seeds=[[i] for i in range(4)])
     assert [len(own) for own in found] == [1] * 4
     assert all(own[0].text and np.isfinite(own[0].log_prob) for own in found)
@@ -146,7 +157,7 @@ def test_a_published_captioner_writes(family: str, tmp_path: Path, paint: Paint)
 
 @pytest.mark.parametrize("family", SCORES)
 def test_a_published_filter_scores_and_a_neighbour_changes_nothing(family: str, tmp_path: Path, paint: Paint) -> None:
-    scorer = load_filter(str(MAKERS[family](tmp_path / family)), **OPTIONS)
+    scorer = filter_in(MAKERS[family](tmp_path / family))
     texts = [["w3 w4 w5 w6 w7 w8 w9 w3 w4", "w6"], ["w7"], [], ["w8 [ENC] w3"]]
     found = scorer.score([paint(i) for i in range(4)], texts)
     assert {name for name in ("itm", "itc") if getattr(found, name) is not None} == SCORES[family]
@@ -158,7 +169,7 @@ def test_a_published_filter_scores_and_a_neighbour_changes_nothing(family: str, 
 
 def test_a_released_cocas_filter_gives_open_clips_cosine(tmp_path: Path, paint: Paint) -> None:
     """Texts padded to their full length and pictures cut as open_clip does; the formulas are those of the parity test."""
-    scorer = load_filter(str(coca(tmp_path / "coca")), **OPTIONS)
+    scorer = filter_in(coca(tmp_path / "coca"))
     reference = Reference(random_state(SHAPE), SHAPE)
     found = scorer.score([paint(i) for i in range(3)], [["w3 w4"], ["w5"], ["w6 w7 w8 w9"]])
     for i, words_of in enumerate(([3, 4], [5], [6, 7, 8, 9])):
@@ -172,9 +183,13 @@ def test_a_released_cocas_filter_gives_open_clips_cosine(tmp_path: Path, paint: 
         np.testing.assert_allclose(embedded[0], reference.text(ids)[0][0].numpy(), atol=1e-5)
 
 
-def test_tensors_of_nobody_here_are_nobodys() -> None:
-    assert family_of(["visual_encoder.cls_token", "text_encoder.embeddings.LayerNorm.weight"]) is None
-    assert family_of([]) is None
+def test_a_family_is_known_without_its_network_and_what_is_nobody_s_is_read_as_a_med(family: str, tmp_path: Path) -> None:
+    folder = MAKERS[family](tmp_path / family)
+    kind = load_network(folder).architecture.kind
+    assert kind_of(folder) == kind
+    save_network(tmp_path / "ours", load_network(folder))
+    assert kind_of(tmp_path / "ours") == kind
+    assert family_of(["visual_encoder.cls_token", "text_encoder.embeddings.LayerNorm.weight"]) == family_of([]) == "med"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +213,7 @@ def test_a_clipcap_without_clip_cannot_look_at_pictures(tmp_path: Path) -> None:
     shutil.rmtree(folder / "clip")
     assert load_network(folder).architecture.image is None
     with pytest.raises(ConfigError, match="expected a network that takes pictures"):
-        load_captioner(str(folder), **WRITING)
+        captioner_in(folder)
 
 
 @pytest.mark.parametrize("family", ["coca", "lavis", "clipcap", "soho"])
@@ -235,7 +250,7 @@ def test_stage_2_of_lavis_needs_its_language_model_beside_it(tmp_path: Path, pai
         load_network(folder)
     stage_2.save(theirs.language_model, folder / "language")
     before = model_identity(str(folder))
-    captions = load_captioner(str(folder), **WRITING).caption([paint(0)], seeds=[[1]])
+    captions = captioner_in(folder).caption([paint(0)], seeds=[[1]])
     assert captions[0][0].text
     settings = folder / "language" / "generation_config.json"
     settings.write_text(settings.read_text() + " ")

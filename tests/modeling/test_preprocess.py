@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from capfilt.config.architecture import MedArchitecture
+from capfilt.config.architectures.med import MedArchitecture
 from capfilt.modeling.preprocess import normalise, preprocess, to_uint8
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from capfilt.config.architecture import MedArchitecture
+from capfilt.config.architectures.med import MedArchitecture
 from capfilt.errors import CheckpointError, ConfigError
-from capfilt.modeling.published import activation_of, architecture_from, named, state_dict_in, to_ours, to_theirs, told_fields
+from capfilt.modeling.published import activation_of, architecture_from, named, to_ours, to_theirs, told_fields
+from capfilt.modeling.weights import state_dict_in
 
 
 class Net(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForPreTraining, BertModel, DeiTConfig, DeiTModel, ViTConfig, ViTForImageClassification
 
-from capfilt.config.architecture import MedArchitecture
+from capfilt.config.architectures.med import MedArchitecture
 from capfilt.errors import CheckpointError
 from capfilt.modeling.build import build
 from capfilt.modeling.med.checkpoints.towers import start_image, start_text, tokenizer_of

@@ -5,13 +5,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from capfilt.config.architecture import MedArchitecture
+from capfilt.config.architectures.med import MedArchitecture
 from capfilt.errors import CheckpointError
 from capfilt.modeling.batch import Batch
 from capfilt.modeling.build import build
+from capfilt.modeling.families import load_network
 from capfilt.modeling.med import MED
 from capfilt.modeling.tokenizer import Tokenizer
-from capfilt.modeling.weights import load_model, save_model
+from capfilt.modeling.weights import save_model
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def folder(tmp_path: Path, model: MED, architecture: MedArchitecture) -> Path:
 
 @torch.inference_mode()
 def test_a_saved_model_loads_to_equal_outputs(folder: Path, model: MED, make_batch: Callable[..., Batch]) -> None:
-    loaded = load_model(folder)
+    loaded = load_network(folder)
     batch = make_batch()
     for network in (model.eval(), loaded.model):
         embeds = network.encode_image(batch.pixels_BCHW)
@@ -41,7 +42,7 @@ def test_shared_parameters_are_written_once_and_stay_shared(folder: Path) -> Non
     names = set(load_file(folder / "model.safetensors"))
     assert not any(name.startswith("text_decoder.") and "self_block" not in name for name in names)
     assert "head.vocabulary.weight" not in names
-    loaded = load_model(folder).model
+    loaded = load_network(folder).model
     assert loaded.text_decoder.embeddings is loaded.text_encoder.embeddings
     assert loaded.head.vocabulary.weight is loaded.text_encoder.embeddings.words.weight
     assert loaded.text_decoder.in_order()[0].cross is loaded.text_encoder.in_order()[0].cross
@@ -53,7 +54,7 @@ def test_halves_that_are_not_shared_come_back_apart(tmp_path: Path, architecture
     )
     model = build(apart, seed=1)
     save_model(tmp_path / "model", model, apart, Tokenizer.train(["a"], 30))
-    loaded = load_model(tmp_path / "model").model
+    loaded = load_network(tmp_path / "model").model
     assert loaded.text_decoder.embeddings is not loaded.text_encoder.embeddings
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name]), name
@@ -61,7 +62,7 @@ def test_halves_that_are_not_shared_come_back_apart(tmp_path: Path, architecture
 
 def test_saving_again_gives_the_same_bytes_and_leaves_nothing_else(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    loaded = load_model(folder)
+    loaded = load_network(folder)
     save_model(folder, loaded.model, loaded.architecture, loaded.tokenizer)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert set(before) == {"model.safetensors", "architecture.yaml", "tokenizer.json"}
@@ -75,7 +76,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_all_listed(folder: Path) -
     tensors["temp"] = torch.zeros(3)
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(CheckpointError) as error:
-        load_model(folder)
+        load_network(folder)
     message = str(error.value)
     assert "missing itm_head.bias [2]" in message
     assert "unexpected surprise [2]" in message
@@ -84,10 +85,10 @@ def test_missing_unexpected_and_misshapen_tensors_are_all_listed(folder: Path) -
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"found no model\.safetensors, architecture\.yaml"):
-        load_model(tmp_path)
+        load_network(tmp_path)
 
 
 def test_a_damaged_file_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(CheckpointError, match="copy the file again"):
-        load_model(folder)
+        load_network(folder)

@@ -72,7 +72,7 @@ def save(theirs: Any, folder: Path) -> Path:
 
 def loaded_pair(kind: str, tmp_path: Path, seed: int = 0, std: float = 0.2) -> tuple[Any, Blip2]:
     theirs = generation_network(kind, seed, std)
-    ours = load_blip2(save(theirs, tmp_path / f"{kind}{seed}")).model
+    ours, _ = load_blip2(save(theirs, tmp_path / f"{kind}{seed}"))
     assert isinstance(ours, Blip2)
     return theirs, ours
 
@@ -222,8 +222,7 @@ def test_a_folder_without_its_tensors_is_refused_with_a_list(tmp_path: Path) -> 
 
 @torch.inference_mode()
 def test_lavis_stage_2_files_load_and_the_tokenizer_closes_texts(tmp_path: Path) -> None:
-    loaded = load_blip2(save(generation_network("opt"), tmp_path / "opt"))
-    ours, tokenizer = loaded.model, loaded.tokenizer
+    ours, tokenizer = load_blip2(save(generation_network("opt"), tmp_path / "opt"))
     assert isinstance(ours, Blip2)
     for parameter in ours.qformer.parameters():
         parameter.add_(0.01 * torch.randn(parameter.shape))
@@ -265,10 +264,9 @@ def test_a_retrieval_folder_loads_with_its_tokenizer(tmp_path: Path) -> None:
     torch.nn.init.normal_(theirs.query_tokens)
     theirs.save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *(f"w{i}" for i in range(7))]))
-    loaded = load_blip2(tmp_path)
-    model, tokenizer = loaded.model, loaded.tokenizer
+    model, tokenizer = load_blip2(tmp_path)
     assert isinstance(model, QFormer)
-    assert (loaded.architecture.roles, model.config.text.first_id, model.config.text.cls_id) == (("filter",), 12, 1)
+    assert (model.config.roles, model.config.text.first_id, model.config.text.cls_id) == (("filter",), 12, 1)
     ids, mask = (torch.from_numpy(x) for x in tokenizer.encode_batch(["w1 w2", "w3"], 8))
     pixels = torch.randn(2, 3, SIZE, SIZE)
     expected = theirs(pixel_values=pixels, input_ids=ids, attention_mask=mask, use_image_text_matching_head=True).logits_per_image

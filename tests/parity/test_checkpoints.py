@@ -8,13 +8,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from capfilt import load_model as load_in_hand
+from capfilt import load_model
 from capfilt.cli import app
 from capfilt.config.decoding import Beam
 from capfilt.errors import CheckpointError, ConfigError
+from capfilt.modeling.families import Loaded, load_network
 from capfilt.modeling.med import MED
 from capfilt.modeling.med.checkpoints.original import to_original
-from capfilt.modeling.weights import LoadedMed, load_model, save_model
+from capfilt.modeling.weights import save_model
 
 transformers = pytest.importorskip("transformers")
 SHAPE = (2, 2, 32)
@@ -52,7 +53,7 @@ def assert_equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
 def test_a_folder_of_transformers_loads_and_goes_out_again_with_equal_outputs(
     role: str, blip: Any, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    loaded = load_model(folders[role])
+    loaded = load_network(folders[role])
     config = loaded.architecture
     assert config.roles == (role,)
     assert (config.image.size, config.image.layers, config.image.heads, config.text.heads) == (32, 2, 2, 4)
@@ -71,7 +72,7 @@ def test_a_folder_of_transformers_loads_and_goes_out_again_with_equal_outputs(
             torch.testing.assert_close(loaded.model.lm_logits(ids, mask, embeds), found.logits, atol=1e-5, rtol=1e-5)
         else:
             torch.testing.assert_close(loaded.model.itm_logits(ids, mask, embeds), found.itm_score, atol=1e-5, rtol=1e-5)
-    again = load_model(tmp_path / "out")
+    again = load_network(tmp_path / "out")
     assert again.architecture == config
     assert_equal(outputs(again.model, blip), outputs(loaded.model, blip))
 
@@ -82,7 +83,7 @@ def test_the_processor_of_an_exported_folder_gives_our_ids_and_pixels(folders: d
     from capfilt.modeling.med.checkpoints.export import export_transformers
     from capfilt.modeling.preprocess import preprocess
 
-    loaded = load_model(folders["filter"])
+    loaded = load_network(folders["filter"])
     export_transformers(loaded, tmp_path / "out")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer("w3, w4").input_ids == loaded.tokenizer.encode_batch(["w3, w4"], 8)[0].tolist()[0]
@@ -97,34 +98,34 @@ def test_image_processor_settings_are_taken_or_refused(blip: Any, folders: dict[
     folder = blip.save(blip.make("filter", SHAPE), tmp_path / "model")
     settings = {"size": {"height": 32, "width": 32}, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1], "resample": 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    assert load_model(folder).architecture.image_mean == (0.5, 0.4, 0.3)
+    assert load_network(folder).architecture.image_mean == (0.5, 0.4, 0.3)
     for change, told in (({"resample": 2}, "found resample 2"), ({"size": {"height": 16, "width": 16}}, "found 16")):
         (folder / "preprocessor_config.json").write_text(json.dumps(settings | change))
         with pytest.raises(CheckpointError, match=told):
-            load_model(folder)
+            load_network(folder)
 
 
 def test_a_torch_file_in_the_folder_does_as_well(blip: Any, folders: dict[str, Path], tmp_path: Path) -> None:
     folder = blip.save(blip.make("captioner", SHAPE), tmp_path / "model")
-    expected = outputs(load_model(folder).model, blip)
+    expected = outputs(load_network(folder).model, blip)
     state = transformers.BlipForConditionalGeneration.from_pretrained(folder).state_dict()
     state["text_decoder.bert.embeddings.position_ids"] = torch.arange(32)[None]  # as files of transformers 4 have it
     torch.save(state, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    assert_equal(outputs(load_model(folder).model, blip), expected)
+    assert_equal(outputs(load_network(folder).model, blip), expected)
 
 
 def test_a_folder_of_another_family_or_without_its_parts_is_refused(blip: Any, tmp_path: Path) -> None:
     folder = blip.save(blip.make("captioner", SHAPE), tmp_path / "model")
     (folder / "vocab.txt").unlink()
     with pytest.raises(CheckpointError, match=r"expected tokenizer\.json or vocab\.txt"):
-        load_model(folder)
+        load_network(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"expected model\.safetensors or pytorch_model\.bin"):
-        load_model(folder)
+        load_network(folder)
     (folder / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(CheckpointError, match=r"model_type blip.*'clip'"):
-        load_model(folder)
+        load_network(folder)
 
 
 # ── files of the original code ──────────────────────────────────────────────────────────────────────────────
@@ -145,18 +146,18 @@ def test_a_pretrained_file_of_the_original_code_has_both_roles(
     state = blip.pretraining(SHAPE)
     path = original_file(blip, tmp_path, state)
     with pytest.raises(CheckpointError, match=r"Put bert-base-uncased's vocab\.txt beside the checkpoint"):
-        load_model(path)
+        load_network(path)
     tokens = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *(f"w{i}" for i in range(53))]
     (tmp_path / "vocab.txt").write_text("\n".join(tokens))
-    loaded = load_model(path)
+    loaded = load_network(path)
     assert (loaded.architecture.roles, loaded.architecture.itm_position) == (("captioner", "filter"), "enc")
     assert (loaded.architecture.image.heads, loaded.architecture.text.heads) == (3, 4)
     assert (loaded.architecture.text.cls_id, loaded.architecture.text.sep_id) == (1, 2)
     assert loaded.architecture.text.shared
     assert loaded.model.text_decoder.embeddings is loaded.model.text_encoder.embeddings
     save_model(tmp_path / "own", *(getattr(loaded, name) for name in ("model", "architecture", "tokenizer")))
-    assert_equal(outputs(load_model(tmp_path / "own").model, blip), outputs(loaded.model, blip))
-    in_hand = load_in_hand(path)
+    assert_equal(outputs(load_network(tmp_path / "own").model, blip), outputs(loaded.model, blip))
+    in_hand = load_model(path)
     assert in_hand.architecture == loaded.architecture
 
 
@@ -174,7 +175,7 @@ def test_both_roles_exported_one_by_one_equal_the_original(blip: Any, tmp_path: 
 
     model = MED.from_original(blip.pretraining(SHAPE), blip.settings)
     tokens = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *(f"w{i}" for i in range(53))]
-    loaded = LoadedMed(model, model.config, Tokenizer.from_tokens(tokens))
+    loaded = Loaded(model, model.config, Tokenizer.from_tokens(tokens))
     with pytest.raises(ConfigError, match="--as captioner or --as filter"):
         export_transformers(loaded, tmp_path / "both")
     pixels, ids, mask = blip.inputs(3, 9, 32)
@@ -191,7 +192,7 @@ def test_both_roles_exported_one_by_one_equal_the_original(blip: Any, tmp_path: 
         ids[:, 0] = 58
         expected = writer(pixel_values=pixels, input_ids=ids, attention_mask=mask).logits
         torch.testing.assert_close(model.lm_logits(ids, mask, embeds), expected, atol=1e-5, rtol=1e-5)
-    assert load_model(tmp_path / "filter").architecture.itm_position == "enc"
+    assert load_network(tmp_path / "filter").architecture.itm_position == "enc"
 
 
 @pytest.mark.parametrize("part", ["embeddings.LayerNorm.bias", "encoder.layer.1.crossattention.self.key.weight"])
@@ -228,7 +229,7 @@ def test_what_a_checkpoint_cannot_do_is_said_instead_of_done_with_random_weights
     embeds = model.encode_image(pixels)
     with pytest.raises(CheckpointError, match=f"found a {role} only"):
         model.lm_logits(ids, mask, embeds) if role == "filter" else model.itm_logits(ids, mask, embeds)
-    in_hand = load_in_hand(folders[role])
+    in_hand = load_model(folders[role])
     picture = [Image.new("RGB", (9, 9))]
     with pytest.raises(CheckpointError, match=f"^{role}: .*found a {role} only. Name a"):
         in_hand.caption(picture) if role == "filter" else in_hand.match(picture, ["w1"])
@@ -276,7 +277,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes 
     else:
         (tmp_path / "model.pth").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.pth: expected a (checkpoint of tensors|state dict)"):
-        load_model(tmp_path / "model.pth")
+        load_network(tmp_path / "model.pth")
 
 
 # ── the hub ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -290,15 +291,15 @@ def test_a_hub_name_is_read_from_the_cache_and_else_says_what_to_give(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"(?s)some/blip: .*hf download some/blip --local-dir FOLDER.*give its path"):
-        load_model("some/blip")
+        load_network("some/blip")
     repository = tmp_path / "models--some--blip"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("abc")
     (repository / "snapshots").mkdir()
     (repository / "snapshots" / "abc").symlink_to(folders["captioner"])
-    assert_equal(outputs(load_model("some/blip").model, blip), outputs(load_model(folders["captioner"]).model, blip))
+    assert_equal(outputs(load_network("some/blip").model, blip), outputs(load_network(folders["captioner"]).model, blip))
 
 
 def test_a_path_that_is_not_there_is_no_hub_name(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expected a model folder, a checkpoint file or a hub name"):
-        load_model(tmp_path / "nothing")
+        load_network(tmp_path / "nothing")

@@ -176,10 +176,11 @@ def twin(med_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     """A copy of the model whose parts of these names are other numbers."""
     import torch
 
-    from capfilt.modeling.weights import load_model, save_model
+    from capfilt.modeling.families import load_network
+    from capfilt.modeling.weights import save_model
 
     def make(*others: str) -> Path:
-        loaded = load_model(med_folder)
+        loaded = load_network(med_folder)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for name, parameter in loaded.model.named_parameters():

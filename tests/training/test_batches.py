@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capfilt.config.architecture import load_architecture
+from capfilt.config.architectures import load_architecture
 from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.training.batches import Batches, EndlessShuffle, Tokens, split_batch
 from capfilt.training.data import read_pairs

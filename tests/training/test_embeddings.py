@@ -13,7 +13,8 @@ from capfilt.config.architectures.clipcap import ClipCapArchitecture, GptConfig,
 from capfilt.config.decoding import Greedy
 from capfilt.config.train import Losses, OptimConfig
 from capfilt.errors import ConfigError, InputError
-from capfilt.modeling.clipcap.weights import LoadedClipCap, assemble, load_clipcap
+from capfilt.modeling.clipcap.build import assemble
+from capfilt.modeling.families import Loaded, load_network
 from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.training.embeddings import (
     EmbeddedBatches,
@@ -45,7 +46,7 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-def start(prefix_length: int = 3, learns: str = "mapper_and_text") -> LoadedClipCap:
+def start(prefix_length: int = 3, learns: str = "mapper_and_text") -> Loaded:
     return made(
         ClipCapArchitecture.model_validate(
             {
@@ -63,7 +64,7 @@ def start(prefix_length: int = 3, learns: str = "mapper_and_text") -> LoadedClip
     )
 
 
-def made(architecture: ClipCapArchitecture) -> LoadedClipCap:
+def made(architecture: ClipCapArchitecture) -> Loaded:
     return assemble(architecture, text=None, tokenizer=Tokenizer.train([*TEXTS, "a picture of"], 60))
 
 
@@ -123,7 +124,7 @@ def test_a_table_is_learnt_by_heart_and_the_folder_captions_it(table: Path, tmp_
     loaded = start()
     before = mean_loss(loaded, pairs)
     train_on_embeddings(config(120), pairs, loaded, out=tmp_path / "model", work=tmp_path / "work", seed=0)
-    again = load_clipcap(tmp_path / "model")
+    again = load_network(tmp_path / "model")
     assert mean_loss(again, pairs, batch_size=3) == pytest.approx(mean_loss(again, pairs), rel=1e-4)
     assert mean_loss(again, pairs) < 0.05 < 1 < before
     start_ids = torch.from_numpy(again.tokenizer.encode_prompt(""))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from capfilt.config.architecture import load_architecture
+from capfilt.config.architectures import load_architecture
 from capfilt.config.train import Losses, OptimConfig
 from capfilt.errors import ConfigError
 from capfilt.modeling.build import build

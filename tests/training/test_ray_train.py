@@ -13,7 +13,7 @@ import torch
 from capfilt.config.machine import RayConfig, Resources, TrainResources
 from capfilt.config.train import Losses, Mix, PretrainConfig
 from capfilt.errors import CapfiltError, InputError
-from capfilt.modeling.weights import load_model
+from capfilt.modeling.families import load_network
 from capfilt.run.ray_train import RayLaunch, hear, look_around, share_of
 from capfilt.training import WebPairs, pretrain, workers
 
@@ -49,7 +49,7 @@ def test_ray_train_goes_on_where_processes_were_stopped_and_ends_with_their_weig
         out, work = tmp_path / name, tmp_path / f"{name}-work"
         web = WebPairs((pool_file,), "pool")
         pretrain(config, web=web, out=out, work=work, seed=1, device="cpu", workers=count, **options)
-        return load_model(out).model.state_dict(), json.loads((work / "log.jsonl").read_text().splitlines()[-1])
+        return load_network(out).model.state_dict(), json.loads((work / "log.jsonl").read_text().splitlines()[-1])
 
     (_, one), (whole, _) = run("one", 1), run("whole", 2)
     with pytest.raises(Stop):

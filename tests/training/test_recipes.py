@@ -6,8 +6,8 @@ import torch
 
 from capfilt.config.train import Losses, Mix, OptimConfig, PretrainConfig
 from capfilt.errors import CheckpointError, ConfigError
+from capfilt.modeling.families import load_network
 from capfilt.modeling.tokenizer import SPECIALS
-from capfilt.modeling.weights import load_model
 from capfilt.training import WebPairs, finetune_captioner, finetune_filter, pretrain
 
 
@@ -76,13 +76,13 @@ def test_a_model_that_is_there_is_left_alone(run, tmp_path):
 
 
 def test_the_vocabulary_is_learnt_from_web_human_and_prompt(run):
-    tokenizer = load_model(run(prompt="a picture of ")).tokenizer
+    tokenizer = load_network(run(prompt="a picture of ")).tokenizer
     for text in ("striped", "thing", "picture"):
         assert tokenizer.decode(tokenizer.encode_batch([text], 10)[0][0]) == text
 
 
 def test_without_web_pairs_the_web_is_not_read(run):
-    assert load_model(run(changes={"mix": Mix(web=0, human=1), "steps": 1})).architecture.image.size == 16
+    assert load_network(run(changes={"mix": Mix(web=0, human=1), "steps": 1})).architecture.image.size == 16
 
 
 def test_captioner_and_filter_go_on_from_the_pretrained_model(run, tmp_path, human_file):
@@ -92,7 +92,7 @@ def test_captioner_and_filter_go_on_from_the_pretrained_model(run, tmp_path, hum
     finetune_captioner(asked, human_file, None, out=tmp_path / "c", work=tmp_path / "tc", prompt="a picture of ", **common)
     asked = asked.model_copy(update={"losses": Losses(itc=1, itm=1)})
     finetune_filter(asked, human_file, 24, out=tmp_path / "f", work=tmp_path / "tf", **common)
-    pretrained, captioner, scorer = load_model(start), load_model(tmp_path / "c"), load_model(tmp_path / "f")
+    pretrained, captioner, scorer = load_network(start), load_network(tmp_path / "c"), load_network(tmp_path / "f")
     assert captioner.architecture == pretrained.architecture
     assert scorer.architecture.image.size == 24
     names = {"head.vocabulary.bias": captioner, "itm_head.weight": scorer}
@@ -116,9 +116,9 @@ def test_with_a_shared_trunk_both_keep_the_image_encoder_to_the_bit_and_learn_th
         work=tmp_path / "fw",
         **options,
     )
-    before = load_model(start).model.state_dict()
+    before = load_network(start).model.state_dict()
     for folder, learns in (("c", "head.dense.weight"), ("f", "itm_head.weight")):
-        after = load_model(tmp_path / folder).model.state_dict()
+        after = load_network(tmp_path / folder).model.state_dict()
         trunk = [name for name in before if name.startswith("vision.")]
         assert any("running_mean" in name for name in trunk)
         assert [name for name in trunk if not torch.equal(before[name], after[name])] == []
@@ -151,7 +151,7 @@ def test_a_pretraining_begins_with_a_bert_and_its_vocabulary(run, tmp_path, arch
     bert = BertModel(BertConfig(**sizes, vocab_size=len(words), max_position_embeddings=30))
     bert.save_pretrained(tmp_path / "bert")
     (tmp_path / "bert" / "vocab.txt").write_text("\n".join(words) + "\n")
-    made = load_model(run(changes={"init": {"image": None, "text": str(tmp_path / "bert")}, "steps": 1, "lr": 1e-9}))
+    made = load_network(run(changes={"init": {"image": None, "text": str(tmp_path / "bert")}, "steps": 1, "lr": 1e-9}))
     assert made.tokenizer.tokens() == [*words, "[DEC]", "[ENC]"]
     assert torch.allclose(made.model.text_encoder.embeddings.words.weight[:-2], bert.embeddings.word_embeddings.weight, atol=1e-6)
     with pytest.raises(CheckpointError, match="expected a transformers folder of vit or deit"):

@@ -10,7 +10,7 @@ import torch
 from capfilt.config.read import ParquetImages, WebDataset
 from capfilt.config.train import CapfiltShards, Losses, Mix, PretrainConfig
 from capfilt.errors import InputError
-from capfilt.modeling.weights import load_model
+from capfilt.modeling.families import load_network
 from capfilt.training import WebPairs, pretrain
 from capfilt.training.shards import ShardReader
 from capfilt.training.stream import StreamedPairs
@@ -117,7 +117,7 @@ def test_a_pretraining_on_shards_that_was_stopped_ends_with_the_same_weights(tmp
     def run(name, **options):
         out, work = tmp_path / name, tmp_path / f"{name}-work"
         pretrain(config, web=WebPairs((), "pool"), out=out, work=work, seed=1, device="cpu", **options)
-        return load_model(out).model.state_dict()
+        return load_network(out).model.state_dict()
 
     def stop(report):
         raise Stop

@@ -9,7 +9,7 @@ import torch
 
 from capfilt.config.train import Losses, Mix, OptimConfig, PretrainConfig
 from capfilt.errors import CapfiltError, ConfigError, InputError
-from capfilt.modeling.weights import load_model
+from capfilt.modeling.families import load_network
 from capfilt.training import WebPairs, finetune_filter, pretrain, workers
 
 
@@ -75,7 +75,7 @@ def test_two_workers_that_were_stopped_end_with_the_same_weights(make):
     with pytest.raises(Stop):
         make("cut", 2, changes, on_step=stop)
     cut, _ = make("cut", 2, changes)
-    expected, found = load_model(whole).model.state_dict(), load_model(cut).model.state_dict()
+    expected, found = load_network(whole).model.state_dict(), load_network(cut).model.state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 

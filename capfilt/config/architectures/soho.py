@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from capfilt.config.architecture import Activation, Role, TextConfig
+from capfilt.config.architectures.parts import Activation, Role, TextConfig
 from capfilt.config.base import Positive, Section, Share
 
 

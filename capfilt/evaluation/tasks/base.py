@@ -48,7 +48,7 @@ class Asked:
 
     def normalised(self, pixels_CHW: Tensor) -> Tensor:
         """float32 on the device, of uint8 [..., 3, H, W]."""
-        return normalise(pixels_CHW.to(self.device), self.loaded.architecture)  # type: ignore[arg-type]
+        return normalise(pixels_CHW.to(self.device), self.loaded.architecture)
 
     def tokens(self, texts: list[str], pad_to: int | None = None) -> tuple[Tensor, Tensor]:
         """Ids and mask of texts on the device, at most as long as the network can read."""

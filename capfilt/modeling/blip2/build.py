@@ -10,8 +10,8 @@ from capfilt.errors import CheckpointError
 from capfilt.modeling.blip2.language import FrozenLanguage
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.qformer import QFormer
+from capfilt.modeling.med.network import MED
 from capfilt.modeling.vision import VisionTransformer
-from capfilt.modeling.weights import load_model
 
 
 def build_blip2(
@@ -34,7 +34,7 @@ def build_blip2(
         CheckpointError: If a checkpoint is missing or is another network than the architecture says.
     """
     if vision is None and architecture.image.checkpoint is not None:
-        vision = load_model(architecture.image.checkpoint).model.vision
+        vision = _vision_of(architecture.image.checkpoint)
     settled = architecture.model_copy(update={"image": architecture.image.model_copy(update={"checkpoint": None})})
     if settled.language is not None and language is None:
         if settled.language.checkpoint is None:
@@ -65,3 +65,12 @@ def start_from(model: Blip2, trained: QFormer) -> None:
         listed = "\n  ".join(wrong)
         raise CheckpointError(f"stage 1: expected the sizes of stage 2's Q-Former, found\n  {listed}\nGive both the same `text`")
     model.qformer.load_state_dict({name: given[name] for name in own})
+
+
+def _vision_of(source: str) -> VisionTransformer:
+    from capfilt.modeling.families import load_network
+
+    model = load_network(source).model
+    if not isinstance(model, MED):
+        raise CheckpointError(f"image.checkpoint: expected a MED, found a {model.config.kind} in {source}. Name another model")
+    return model.vision

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.causal_lm import LanguageCache, embed_tokens, hidden_states, load_language_model, next_token_scores
+from capfilt.modeling.find import find_checkpoint
 from capfilt.modeling.losses import IGNORED
-from capfilt.modeling.med.checkpoints.find import find_checkpoint
 
 WITHOUT_LIMIT = 1 << 15
 """Tokens; of models with relative positions (T5)."""

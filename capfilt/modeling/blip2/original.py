@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from capfilt.config.architecture import Role
 from capfilt.config.architectures.blip2 import Blip2Architecture
+from capfilt.config.architectures.parts import Role
 from capfilt.errors import CheckpointError
 from capfilt.modeling.blip2.fields import Given, architecture_of
 from capfilt.modeling.blip2.language import FrozenLanguage
 from capfilt.modeling.blip2.names import WHAT, qformer_names, with_biases, without_biases
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.qformer import QFormer
-from capfilt.modeling.published import count_of, same, shape_of, state_dict_in, to_ours, to_theirs
+from capfilt.modeling.published import count_of, same, shape_of, to_ours, to_theirs
 from capfilt.modeling.vision import interpolated
+from capfilt.modeling.weights import state_dict_in
 
 SOURCE = "state dict"
 BERT = "Qformer.bert."
@@ -34,7 +35,7 @@ OF_TEXTS = re.compile(r"^Qformer\.bert\.(embeddings\.(word|position)_embeddings|
 
 def qformer_from_original(content: Mapping[str, Any], config: Given = None, *, source: str = SOURCE) -> QFormer:
     """See `QFormer.from_original`."""
-    theirs = with_biases(_bare(content, source))
+    theirs = with_biases(state_dict_in(content, source))
     architecture = original_architecture(theirs, config, source)
     model = _made(architecture)
     _load(model, theirs, source, ignored=())
@@ -45,7 +46,7 @@ def blip2_from_original(
     content: Mapping[str, Any], language: FrozenLanguage, config: Given = None, *, source: str = SOURCE
 ) -> Blip2:
     """See `Blip2.from_original`."""
-    theirs = with_biases(_bare(content, source))
+    theirs = with_biases(state_dict_in(content, source))
     theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith(LANGUAGE)}
     found = {name: tensor for name, tensor in theirs.items() if name.startswith(PROJECTIONS)}
     architecture = original_architecture(theirs, config, source)
@@ -83,13 +84,6 @@ def to_original(model: QFormer) -> dict[str, Tensor]:
         )
     theirs = to_theirs(model.state_dict(), qformer_names(model.config, "original"))
     return without_biases({name: tensor.detach().clone() for name, tensor in theirs.items()})
-
-
-def _bare(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    """The tensors, from under `model` or `state_dict` where they are there."""
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    return state_dict_in(content, source)
 
 
 def _made(architecture: Blip2Architecture) -> QFormer:

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capfilt.config.architecture import Role
 from capfilt.config.architectures.blip2 import Blip2Architecture
+from capfilt.config.architectures.parts import Role
 from capfilt.config.decoding import Decoding
 from capfilt.errors import CheckpointError, ContractError
 from capfilt.modeling.batch import Batch

@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from capfilt.config.architecture import TextConfig
 from capfilt.config.architectures.blip2 import QFormerConfig
+from capfilt.config.architectures.parts import TextConfig
 from capfilt.modeling.layers import KeysValues, attend, join_heads
 from capfilt.modeling.text import MASKED, CrossBlock, FeedForwardBlock, SelfBlock
 

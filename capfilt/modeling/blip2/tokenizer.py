@@ -11,7 +11,7 @@ import numpy as np
 
 from capfilt.errors import CheckpointError
 from capfilt.modeling.blip2.language import FrozenLanguage
-from capfilt.modeling.med.checkpoints.find import find_checkpoint
+from capfilt.modeling.find import find_checkpoint
 from capfilt.modeling.tokenizer import Int64Array
 
 

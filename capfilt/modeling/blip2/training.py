@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from capfilt.config.architecture import Role
+from capfilt.config.architectures.parts import Role
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.batch import Batch
 from capfilt.modeling.blip2.network import Blip2

@@ -4,7 +4,6 @@ Weights, image processor and tokenizer. transformers is imported where it is use
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +19,16 @@ from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.original import ratio_of
 from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.blip2.tokenizer import LanguageTokenizer
-from capfilt.modeling.med.checkpoints.transformers_folder import (
-    CONFIG,
-    folder_tokenizer,
-    image_processor,
-    read_json,
-    read_tensors,
-)
 from capfilt.modeling.published import activation_of, to_ours
 from capfilt.modeling.tokenizer import Tokenizer
+from capfilt.modeling.transformers_files import CONFIG, folder_tokenizer, image_processor, read_json, read_tensors
 
 LANGUAGE, PROJECTION = "language_model.", "language_projection."
 TEXTS = ("embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight")
 
 
-@dataclass(frozen=True)
-class LoadedBlip2:
-    """A network in evaluation mode, with what belongs to it."""
-
-    model: QFormer | Blip2
-    architecture: Blip2Architecture
-    tokenizer: Tokenizer | LanguageTokenizer
-
-
-def load_blip2(folder: Path, vocabulary: str | Path | None = None) -> LoadedBlip2:
-    """A QFormer with ITC and ITM from a retrieval folder, a Blip2 from a generation folder.
+def load_blip2(folder: Path, vocabulary: str | Path | None = None) -> tuple[QFormer | Blip2, Tokenizer | LanguageTokenizer]:
+    """A QFormer with ITC and ITM from a retrieval folder, a Blip2 from a generation folder; with its tokenizer.
 
     Args:
         folder: What transformers' `save_pretrained` wrote, the tokenizer beside it.
@@ -69,13 +53,14 @@ def load_blip2(folder: Path, vocabulary: str | Path | None = None) -> LoadedBlip
     names = qformer_names(architecture, "transformers")
     to_ours(own, qformer, names, WHAT, str(folder), is_ignored=lambda name: name.startswith("temp"))
     if tokenizer is not None:
-        return LoadedBlip2(qformer.eval(), architecture, tokenizer)
+        tokenizer.keep_below(architecture.text.vocab_size)
+        return qformer.eval(), tokenizer
     language = FrozenLanguage(_language_model(folder, settings, theirs))
     with torch.random.fork_rng(devices=[]):
         model = Blip2(qformer, language)
     given = {name.removeprefix(PROJECTION): tensor for name, tensor in theirs.items() if name.startswith(PROJECTION)}
     _copy(model.projection, given, f"{folder}, {PROJECTION}")
-    return LoadedBlip2(model.eval(), architecture, LanguageTokenizer.load(folder, language))
+    return model.eval(), LanguageTokenizer.load(folder, language)
 
 
 def _language_model(folder: Path, settings: dict[str, Any], theirs: Mapping[str, Tensor]) -> Any:

@@ -5,7 +5,6 @@ Frozen in every training; knows nothing of texts. transformers is imported where
 Axes at the end of tensor names: B images, E image embedding, C channels, H and W pixels.
 """
 
-import json
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -14,13 +13,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from capfilt.config.architecture import MedArchitecture
 from capfilt.config.architectures.clipcap import ClipImage, ImageConfig, MedImage
 from capfilt.errors import CheckpointError
+from capfilt.modeling.med.network import MED
 from capfilt.modeling.published import ACTIVATIONS
+from capfilt.modeling.transformers_files import CONFIG, read_json
 from capfilt.modeling.vision import VisionTransformer
 
-CONFIG = "config.json"
 _THEIR_ACTIVATION = {ours: theirs for theirs, ours in reversed(list(ACTIVATIONS.items()))}
 
 
@@ -75,23 +74,23 @@ def build_embedder(config: ImageConfig, embed_dim: int) -> ClipEmbedder | MedEmb
 
 
 def load_embedder(source: str | Path) -> tuple[ClipEmbedder | MedEmbedder, ImageConfig, int, dict[str, Any]]:
-    """A CLIP of transformers (folder or hub name) or a MED with ITC (our folder, or whatever `load_model` takes).
+    """A CLIP of transformers (folder or hub name) or a MED with ITC (our folder, or whatever `load_network` takes).
 
     Returns the network, its section, the embedding's width, and `image_mean` and `image_std` where the source says them.
 
     Raises:
         CheckpointError: If it is neither.
     """
-    from capfilt.modeling.med.checkpoints.find import find_checkpoint
-    from capfilt.modeling.weights import load_model
+    from capfilt.modeling.families import load_network
+    from capfilt.modeling.find import find_checkpoint
 
     path = find_checkpoint(source)
     if _is_clip(path):
         return _load_clip(path, source)
-    model = load_model(path).model
-    architecture = model.config
-    if not isinstance(architecture, MedArchitecture) or "filter" not in architecture.roles:
+    model = load_network(path).model
+    if not isinstance(model, MED) or "filter" not in model.config.roles:
         raise CheckpointError(f"{source}: expected a CLIP, or a MED with ITC features, found neither. Name another model")
+    architecture = model.config
     section = MedImage(kind="med", **architecture.image.model_dump())
     embedder = MedEmbedder(section, architecture.embed_dim)
     embedder.vision, embedder.image_projection = model.vision, model.image_projection
@@ -100,15 +99,7 @@ def load_embedder(source: str | Path) -> tuple[ClipEmbedder | MedEmbedder, Image
 
 
 def _is_clip(path: Path) -> bool:
-    return (path / CONFIG).is_file() and str(_json(path / CONFIG).get("model_type")).startswith("clip")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected JSON settings, found {error}. Copy the file again") from None
-    return content if isinstance(content, dict) else {}
+    return (path / CONFIG).is_file() and str(read_json(path / CONFIG).get("model_type")).startswith("clip")
 
 
 def _load_clip(path: Path, source: str | Path) -> tuple[ClipEmbedder, ClipImage, int, dict[str, Any]]:
@@ -117,7 +108,7 @@ def _load_clip(path: Path, source: str | Path) -> tuple[ClipEmbedder, ClipImage,
     try:
         settings = CLIPVisionConfig.from_pretrained(path)
         # A whole CLIP says it once for both sides; its vision section may keep a default.
-        settings.projection_dim = _json(path / CONFIG).get("projection_dim", settings.projection_dim)
+        settings.projection_dim = read_json(path / CONFIG).get("projection_dim", settings.projection_dim)
         network = CLIPVisionModelWithProjection.from_pretrained(path, config=settings).float()
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]

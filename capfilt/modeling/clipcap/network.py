@@ -70,7 +70,7 @@ class ClipCap(nn.Module):
         return from_original(state_dict, config)
 
     def with_image_side(self, source: str | Path) -> "ClipCap":
-        """Itself, with the CLIP or MED of `source` (see `clipcap_image.load_embedder`) for pictures.
+        """Itself, with the CLIP or MED of `source` (see `clipcap.image.load_embedder`) for pictures.
 
         Raises:
             CheckpointError: If its embeddings have another width than the mapper takes.

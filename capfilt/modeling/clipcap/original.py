@@ -13,8 +13,8 @@ from torch import Tensor
 from capfilt.config.architectures.clipcap import ClipCapArchitecture
 from capfilt.modeling.clipcap.fields import FULL_STOP, architecture_of
 from capfilt.modeling.clipcap.network import ClipCap
-from capfilt.modeling.published import count_of, refuse, same, shape_of, state_dict_in
-from capfilt.modeling.weights import own_tensors
+from capfilt.modeling.published import count_of, refuse, same, shape_of
+from capfilt.modeling.weights import own_tensors, state_dict_in
 
 WHAT = "a ClipCap"
 SOURCE = "state dict"
@@ -51,8 +51,6 @@ def from_original(
     source: str = SOURCE,
 ) -> ClipCap:
     """See `ClipCap.from_original`."""
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
     theirs = {
         name: tensor
         for name, tensor in state_dict_in(content, source).items()

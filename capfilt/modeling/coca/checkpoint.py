@@ -15,9 +15,9 @@ from capfilt.config.architectures.coca import CocaArchitecture, CocaVitConfig
 from capfilt.errors import CheckpointError
 from capfilt.modeling.coca.fields import architecture_of
 from capfilt.modeling.coca.network import CoCa
-from capfilt.modeling.published import count_of, refuse, shape_of, state_dict_in
+from capfilt.modeling.published import count_of, refuse, shape_of
 from capfilt.modeling.vision import VisionTransformer, interpolated
-from capfilt.modeling.weights import own_tensors
+from capfilt.modeling.weights import own_tensors, state_dict_in
 
 WHAT = "an open_clip CoCa with attentional pooling"
 SOURCE = "state dict"
@@ -40,8 +40,6 @@ def from_original(
     content: Mapping[str, Any], config: CocaArchitecture | Mapping[str, Any] | str | Path | None = None, *, source: str = SOURCE
 ) -> CoCa:
     """See `CoCa.from_original`."""
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
     theirs = {name: tensor for name, tensor in state_dict_in(content, source).items() if not name.endswith(".attn_mask")}
     architecture = architecture_of(_found(theirs, source), config, source)
     _require_open_clip(architecture, source, "Correct `config`, or leave these fields out: the tensors say them")

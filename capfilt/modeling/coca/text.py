@@ -10,8 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from capfilt.config.architecture import Activation
 from capfilt.config.architectures.coca import CocaMultimodalConfig, CocaTextConfig
+from capfilt.config.architectures.parts import Activation
 from capfilt.modeling.layers import CrossAttention, FeedForward, KeysValues, SelfAttention, attend, join_heads
 from capfilt.modeling.text import MASKED
 

@@ -37,7 +37,7 @@ class ClipTokenizer:
         Raises:
             CheckpointError: If there is no such tokenizer.
         """
-        from capfilt.modeling.med.checkpoints.find import find_checkpoint
+        from capfilt.modeling.find import find_checkpoint
 
         path = find_checkpoint(source)
         try:

@@ -1,7 +1,7 @@
 """MED, BLIP's multimodal mixture of encoder-decoder: one image encoder, one text network in three roles (BLIP section 3.1).
 
 Gives features, matching logits, next-token logits, captions and, on request, the losses it is trained with; knows nothing of
-optimisers, tokenising or files. Published weights: `MED.from_original`, `capfilt.modeling.weights.load_model`.
+optimisers, tokenising or files. Published weights: `MED.from_original`, `capfilt.modeling.families.load_network`.
 
 Axes at the end of tensor names: B images, R texts (rows), N image tokens, D image width, T text tokens, W text width,
 E common space, V vocabulary, C channels, H and W pixels.
@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capfilt.config.architecture import MedArchitecture, Role
+from capfilt.config.architectures.med import MedArchitecture
+from capfilt.config.architectures.parts import Role, missing_role
 from capfilt.config.decoding import Decoding
 from capfilt.errors import CheckpointError
 from capfilt.modeling.batch import Batch, as_batch
@@ -205,16 +206,6 @@ class MED(nn.Module):
             self._objective.append(objective_of(self, {}))
         found: MedPretraining | MedFilterFinetuning | MedCaptionerFinetuning = self._objective[0]
         return found
-
-
-def missing_role(source: str, role: Role) -> str:
-    """The sentence for a network that is asked for what its weights cannot do."""
-    if role == "captioner":
-        return f"{source}: expected a text decoder to write captions, found a filter only. Name a captioning checkpoint"
-    return (
-        f"{source}: expected a text encoder with ITC and ITM heads to match texts, found a captioner only. "
-        "Name an ITM or retrieval checkpoint"
-    )
 
 
 def with_first(ids_RT: Tensor, token: int) -> Tensor:

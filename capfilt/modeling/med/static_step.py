@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from capfilt.config.architecture import TextConfig
+from capfilt.config.architectures.parts import TextConfig
 from capfilt.modeling.layers import KeysValues
 from capfilt.modeling.text import LanguageHead, TextTower
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capfilt.config.architecture import TextConfig
+from capfilt.config.architectures.parts import TextConfig
 from capfilt.config.architectures.soho import SohoArchitecture
 from capfilt.modeling.batch import Batch, as_batch, known_names
 from capfilt.modeling.layers import initialise

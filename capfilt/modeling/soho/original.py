@@ -19,13 +19,12 @@ from capfilt.modeling.published import (
     architecture_from,
     count_of,
     shape_of,
-    state_dict_in,
     to_ours,
     to_theirs,
     told_fields,
 )
 from capfilt.modeling.soho.network import SOHO
-from capfilt.modeling.weights import own_tensors
+from capfilt.modeling.weights import own_tensors, state_dict_in
 
 SOURCE = "state dict"
 WHAT = "a pre-trained SOHO"

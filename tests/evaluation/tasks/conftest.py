@@ -7,11 +7,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from capfilt.config.architectures.families import AnyArchitecture
+from capfilt.config.architectures import Architecture
 from capfilt.config.load import load_section
 from capfilt.evaluation.tasks.base import Asked
 from capfilt.miniweb.tasks import build_tasks
-from capfilt.modeling.families import Loaded, build_network
+from capfilt.modeling.build import build
+from capfilt.modeling.families import Loaded
 from capfilt.modeling.tokenizer import Tokenizer
 
 TEXT = "{width: 32, layers: 2, heads: 2, intermediate: 64, max_positions: 40, vocabulary: trained, vocab_size: VOCAB, CLS}"
@@ -50,8 +51,8 @@ def tokenizer(data: Path) -> Tokenizer:
 def make_loaded(tokenizer: Tokenizer) -> Callable[[str], Loaded]:
     def make(family: str) -> Loaded:
         told = ARCHITECTURES[family].replace("CLS", "pad_id: 0, cls_id: 2, sep_id: 3").replace("VOCAB", str(len(tokenizer)))
-        architecture = load_section(told, family, AnyArchitecture)
-        return Loaded(build_network(architecture, seed=0).eval(), architecture, tokenizer)
+        architecture = load_section(told, family, Architecture)
+        return Loaded(build(architecture, seed=0).eval(), architecture, tokenizer)
 
     return make
 

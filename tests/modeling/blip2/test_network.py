@@ -7,8 +7,9 @@ import pytest
 import torch
 import yaml
 
-from capfilt.config.architecture import MedArchitecture, TextConfig, VisionConfig
 from capfilt.config.architectures.blip2 import Blip2Architecture, Blip2Image, QFormerConfig
+from capfilt.config.architectures.med import MedArchitecture
+from capfilt.config.architectures.parts import TextConfig, VisionConfig
 from capfilt.config.decoding import Beam, Greedy
 from capfilt.config.find import bundled
 from capfilt.config.train import Losses, OptimConfig

@@ -9,8 +9,8 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
-from capfilt.config.architecture import MedArchitecture
 from capfilt.config.architectures.clipcap import ClipCapArchitecture, ClipImage, GptConfig, MlpMapper, TransformerMapper
+from capfilt.config.architectures.med import MedArchitecture
 from capfilt.config.decoding import Greedy
 from capfilt.config.find import bundled
 from capfilt.errors import CheckpointError, ConfigError, ContractError
@@ -18,10 +18,11 @@ from capfilt.modeling.batch import Batch
 from capfilt.modeling.build import build
 from capfilt.modeling.clipcap import ClipCap
 from capfilt.modeling.clipcap.batch import EmbeddedBatch
+from capfilt.modeling.clipcap.build import assemble
 from capfilt.modeling.clipcap.original import to_original
 from capfilt.modeling.clipcap.tokenizer import GptTokenizer
 from capfilt.modeling.clipcap.training import ClipCapTraining
-from capfilt.modeling.clipcap.weights import LoadedClipCap, assemble, build_clipcap, load_clipcap, save_clipcap
+from capfilt.modeling.families import load_network, save_network
 from capfilt.modeling.tokenizer import Tokenizer
 from capfilt.modeling.weights import save_model
 
@@ -37,6 +38,10 @@ def small(mapper: str = "mlp", **changes: Any) -> ClipCapArchitecture:
     text = GptConfig(vocab_size=60, width=32, layers=2, heads=4, max_positions=48, dropout=0.1, end_id=3, init_std=0.1)
     fields: dict[str, Any] = {"kind": "clipcap", "embed_dim": 12, "prefix_length": 4, "max_text_length": 20} | changes
     return ClipCapArchitecture(**({"mapper": MAPPERS[mapper], "text": text} | fields))
+
+
+def built(architecture: ClipCapArchitecture) -> ClipCap:
+    return build(architecture).eval()
 
 
 def embedded(pairs: int = 6) -> EmbeddedBatch:
@@ -73,7 +78,7 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("learns", ["mapper", "mapper_and_text"])
 def test_a_step_changes_what_learns_and_not_a_bit_of_the_rest(mapper: str, learns: str) -> None:
     image = ClipImage(kind="clip", size=16, patch=8, width=16, layers=1, heads=2, intermediate=16)
-    model = build_clipcap(small(mapper, learns=learns, image=image))
+    model = built(small(mapper, learns=learns, image=image))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     module = ClipCapTraining(model).train()
     optimiser = torch.optim.AdamW(module.parameters(), lr=1e-2)
@@ -93,7 +98,7 @@ def test_a_step_changes_what_learns_and_not_a_bit_of_the_rest(mapper: str, learn
 
 def test_pictures_and_their_stored_embeddings_give_the_same_loss_and_captions() -> None:
     image = ClipImage(kind="clip", size=16, patch=8, width=16, layers=1, heads=2, intermediate=16)
-    model = build_clipcap(small(image=image))
+    model = built(small(image=image))
     texts, pixels = embedded(), torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     stored = model.encode_image(pixels).detach()
     of_pictures = model.losses(Batch(pixels, texts.ids_BT, texts.mask_BT, torch.arange(6)))["lm"]
@@ -104,7 +109,7 @@ def test_pictures_and_their_stored_embeddings_give_the_same_loss_and_captions() 
 
 
 def test_neither_prefix_nor_prompt_nor_padding_is_learnt() -> None:
-    model = build_clipcap(small())
+    model = built(small())
     batch = embedded()
     labels = model.labels(batch.ids_BT, batch.mask_BT, prompt_length=2)
     assert labels[:, :2].eq(-100).all()
@@ -120,7 +125,7 @@ def test_neither_prefix_nor_prompt_nor_padding_is_learnt() -> None:
 
 def test_the_length_of_an_embedding_counts_unless_it_is_normalised() -> None:
     embed = torch.randn(2, 12)
-    plain, unit = build_clipcap(small()), build_clipcap(small(normalise=True))
+    plain, unit = built(small()), built(small(normalise=True))
     assert not torch.allclose(plain.prefix_embeddings(embed), plain.prefix_embeddings(3 * embed))
     torch.testing.assert_close(unit.prefix_embeddings(embed), unit.prefix_embeddings(3 * embed))
 
@@ -148,7 +153,7 @@ def test_eight_pairs_are_learnt_by_heart(mapper: str, gpt2_folder: Path) -> None
 
 
 def test_a_prefix_is_read_back_as_its_nearest_words() -> None:
-    model = build_clipcap(small())
+    model = built(small())
     words = model.text.get_input_embeddings().weight.detach()
     prefix = (words[[5, 9, 30, 41]] * torch.tensor([[0.1], [7.0], [1.0], [3.0]]))[None]
     ids, cosines = model.nearest_tokens(prefix, 3)
@@ -217,14 +222,14 @@ def test_a_clipcap_is_assembled_of_a_gpt2_and_a_med_and_comes_back_from_its_fold
     embed = loaded.model.encode_image(pixels)
     torch.testing.assert_close(embed, med.image_features(med.encode_image(pixels)))
 
-    save_clipcap(tmp_path / "saved", loaded)
-    again = load_clipcap(tmp_path / "saved")
+    save_network(tmp_path / "saved", loaded)
+    again = load_network(tmp_path / "saved")
     assert again.architecture == loaded.architecture
     assert torch.equal(again.model.encode_image(pixels), embed)
     greedy = Greedy(max_length=9, min_length=0)
     assert torch.equal(again.model.generate(embed, None, greedy).ids_BnL, loaded.model.generate(embed, None, greedy).ids_BnL)
     assert again.tokenizer.decode(again.tokenizer.encode_batch(TEXTS, 20)[0][0]) == TEXTS[0]
-    save_clipcap(tmp_path / "twice", again)
+    save_network(tmp_path / "twice", again)
     assert (tmp_path / "twice/model.safetensors").read_bytes() == (tmp_path / "saved/model.safetensors").read_bytes()
 
 
@@ -233,8 +238,8 @@ def test_a_fresh_gpt2_takes_the_run_s_own_vocabulary(tmp_path: Path) -> None:
     text = GptConfig(vocabulary="trained", vocab_size=400, width=32, layers=1, heads=2, max_positions=48, end_id=0)
     loaded = assemble(small(text=text), text=None, tokenizer=tokenizer)
     assert (loaded.architecture.text.vocab_size, loaded.architecture.text.end_id) == (len(tokenizer), tokenizer.sep_id)
-    save_clipcap(tmp_path / "saved", loaded)
-    assert isinstance(load_clipcap(tmp_path / "saved").tokenizer, Tokenizer)
+    save_network(tmp_path / "saved", loaded)
+    assert isinstance(load_network(tmp_path / "saved").tokenizer, Tokenizer)
     with pytest.raises(ConfigError, match="tokenizer"):
         assemble(small(), text=None)
 
@@ -243,7 +248,7 @@ def test_a_fresh_gpt2_takes_the_run_s_own_vocabulary(tmp_path: Path) -> None:
 
 
 def test_tensors_that_do_not_fit_are_all_listed() -> None:
-    state: dict[str, Tensor] = to_original(build_clipcap(small("transformer")))
+    state: dict[str, Tensor] = to_original(built(small("transformer")))
     state.pop("clip_project.transformer.layers.1.norm2.bias")
     state.pop("gpt.transformer.ln_f.weight")
     state["gpt.transformer.h.0.mlp.c_proj.bias"] = torch.zeros(5)
@@ -258,15 +263,15 @@ def test_tensors_that_do_not_fit_are_all_listed() -> None:
     ):
         assert part in str(error.value)
     with pytest.raises(CheckpointError, match="number of heads"):
-        ClipCap.from_original(to_original(build_clipcap(small())))
+        ClipCap.from_original(to_original(built(small())))
     with pytest.raises(CheckpointError, match=r"so a gpt\.transformer\.wte\.weight of 2 axes, found none"):
         ClipCap.from_original({"clip_project.model.0.weight": torch.zeros(2, 2)})
     with pytest.raises(ConfigError, match="sizes"):
-        ClipCap.from_original(to_original(build_clipcap(small())), {"n_head": 4, "sizes": 3})
+        ClipCap.from_original(to_original(built(small())), {"n_head": 4, "sizes": 3})
 
 
 def test_a_gpt2_that_does_not_tie_its_vocabulary_keeps_both_matrices() -> None:
-    state = to_original(build_clipcap(small()))
+    state = to_original(built(small()))
     state["gpt.lm_head.weight"] = torch.randn(60, 32)
     model = ClipCap.from_original(state, {"n_head": 4})
     assert not model.config.text.tied_vocabulary
@@ -274,7 +279,7 @@ def test_a_gpt2_that_does_not_tie_its_vocabulary_keeps_both_matrices() -> None:
 
 
 def test_what_cannot_be_asked_is_refused() -> None:
-    model = build_clipcap(small())
+    model = built(small())
     with pytest.raises(CheckpointError, match="image side"):
         model.encode_image(torch.zeros(1, 3, 8, 8))
     with pytest.raises(ContractError, match="embeds"):
@@ -298,7 +303,6 @@ def test_the_bundled_architectures_are_read_and_the_tiny_one_is_built() -> None:
     assert found["clipcap_mlp_gpt2"].learns == "mapper_and_text"
     assert found["clipcap_transformer_gpt2"].learns == "mapper"
     tiny = found["clipcap_tiny"]
-    model = build_clipcap(tiny)
+    model = built(tiny)
     assert model.encode_image(torch.zeros(2, 3, 48, 48)).shape == (2, 64)
     assert sum(p.numel() for p in [*model.mapper.parameters(), *model.text.parameters()]) < 0.5e6
-    assert isinstance(LoadedClipCap(model, Tokenizer.train(TEXTS, 40)).architecture, ClipCapArchitecture)

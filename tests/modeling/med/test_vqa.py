@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from capfilt.config.architecture import MedArchitecture
+from capfilt.config.architectures.med import MedArchitecture
 from capfilt.config.decoding import Beam, Greedy
 from capfilt.modeling.batch import Batch
 from capfilt.modeling.build import build

@@ -10,20 +10,22 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from capfilt.config.architecture import MedArchitecture, Role
+from capfilt.config.architectures.med import MedArchitecture
+from capfilt.config.architectures.parts import Role, missing_role
 from capfilt.errors import CheckpointError, ConfigError, InputError
+from capfilt.modeling.families import Loaded
 from capfilt.modeling.med.checkpoints.names import published_names, tensors_of
-from capfilt.modeling.med.checkpoints.transformers_folder import BICUBIC, CONFIG, ITM_POSITION
-from capfilt.modeling.med.network import MED, missing_role
+from capfilt.modeling.med.checkpoints.transformers_folder import ITM_POSITION
+from capfilt.modeling.med.network import MED
 from capfilt.modeling.published import to_theirs
 from capfilt.modeling.tokenizer import Tokenizer
-from capfilt.modeling.weights import LoadedMed
+from capfilt.modeling.transformers_files import BICUBIC, CONFIG
 
 CLASSES: dict[Role, str] = {"captioner": "BlipForConditionalGeneration", "filter": "BlipForImageTextRetrieval"}
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "quick_gelu": "quick_gelu"}
 
 
-def export_transformers(loaded: LoadedMed, out: Path, role: Role | None = None) -> str:
+def export_transformers(loaded: Loaded, out: Path, role: Role | None = None) -> str:
     """Write the folder; says in one line what it is.
 
     With `itm_position: enc` the reader must put [ENC] at position 0 of the ids for ITM, since transformers puts nothing there.
@@ -34,11 +36,17 @@ def export_transformers(loaded: LoadedMed, out: Path, role: Role | None = None) 
         role: Which of the two; None is the only one that the network has.
 
     Raises:
-        ConfigError: If the network has both roles and none is named, or is none that transformers' BLIP can be.
+        ConfigError: If the network is no MED, has both roles and none is named, or is none that transformers' BLIP can be.
         CheckpointError: If the network lacks the role.
         InputError: If `out` holds something.
     """
-    architecture = loaded.architecture
+    model, tokenizer = loaded.model, loaded.tokenizer
+    if not isinstance(model, MED) or not isinstance(tokenizer, Tokenizer):
+        raise ConfigError(
+            f"export-model: expected a MED, which transformers calls Blip, found a {loaded.architecture.kind}. Keep our folder, "
+            "which `capfilt caption`, pipelines and `capfilt.load_model` read"
+        )
+    architecture = model.config
     if role is None:
         if len(architecture.roles) > 1:
             raise ConfigError("export-model: expected --as captioner or --as filter, found neither; this model can be both")
@@ -55,10 +63,10 @@ def export_transformers(loaded: LoadedMed, out: Path, role: Role | None = None) 
     fresh = out.with_name(f".{out.name}.part")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    save_weights(loaded.model, role, fresh)
-    _write(fresh / CONFIG, _config(architecture, loaded.tokenizer, role))
+    save_weights(model, role, fresh)
+    _write(fresh / CONFIG, _config(architecture, tokenizer, role))
     _write(fresh / "preprocessor_config.json", _image_processor(architecture))
-    _save_tokenizer(loaded.tokenizer, architecture, fresh)
+    _save_tokenizer(tokenizer, architecture, fresh)
     if out.exists():
         out.rmdir()
     fresh.rename(out)

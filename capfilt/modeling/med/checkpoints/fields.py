@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from capfilt.config.architecture import MedArchitecture, Role
+from capfilt.config.architectures.med import MedArchitecture
+from capfilt.config.architectures.parts import Role
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.published import BERT_WITHOUT_EFFECT, architecture_from, read_fields, renamed, told_fields
 

@@ -8,7 +8,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from capfilt.config.architecture import MedArchitecture, Role
+from capfilt.config.architectures.med import MedArchitecture
+from capfilt.config.architectures.parts import Role
 from capfilt.modeling.med.momentum import MomentumEncoders
 from capfilt.modeling.med.network import MED
 from capfilt.modeling.published import Names, named, same

@@ -6,13 +6,12 @@ token ids) is BLIP's unless the caller says otherwise.
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from capfilt.config.architecture import MedArchitecture
+from capfilt.config.architectures.med import MedArchitecture
 from capfilt.errors import CheckpointError
 from capfilt.modeling.build import build
 from capfilt.modeling.med.checkpoints.fields import architecture_fields
@@ -29,62 +28,17 @@ from capfilt.modeling.med.checkpoints.names import (
 )
 from capfilt.modeling.med.network import MED
 from capfilt.modeling.med.training import MedCaptionerFinetuning, MedFilterFinetuning, MedPretraining
-from capfilt.modeling.published import Names, count_of, shape_of, state_dict_in, to_ours, to_theirs
-from capfilt.modeling.tokenizer import Tokenizer
+from capfilt.modeling.published import Names, count_of, shape_of, to_ours, to_theirs
 from capfilt.modeling.vision import interpolated
-from capfilt.modeling.weights import LoadedMed
+from capfilt.modeling.weights import state_dict_in
 
 SOURCE = "state dict"
-VOCABULARY = "vocab.txt"
 HEAD_WIDTH = 64
 """Of every BLIP: heads are the one size that shapes do not show."""
 QUEUES = ("image_queue", "text_queue", "queue_ptr", "ptr_queue", "idx_queue")
 MOMENTUM = ("visual_encoder_m.", "vision_proj_m.", "text_encoder_m.", "text_proj_m.")
 NO_IMAGE = -100
 """What the original's `idx_queue` holds where nothing was written yet; ours holds -1."""
-
-
-def load_original(path: Path, vocabulary: str | Path | None = None) -> LoadedMed:
-    """A .pth file for inference or fine-tuning: without momentum copies and queues.
-
-    Args:
-        path: The file.
-        vocabulary: bert-base-uncased's vocab.txt; None takes the one beside the file.
-
-    Raises:
-        CheckpointError: If the file or its vocabulary is missing, or its tensors are not BLIP's: all are listed.
-    """
-    listing = Path(vocabulary) if vocabulary is not None else path.with_name(VOCABULARY)
-    if not listing.is_file():
-        raise CheckpointError(
-            f"{path}: expected a vocabulary, since such a file brings none, found no {listing}. "
-            f"Put bert-base-uncased's {VOCABULARY} beside the checkpoint, or give `vocabulary`"
-        )
-    tokenizer = Tokenizer.from_vocab(listing)
-    special = {"pad_id": tokenizer.pad_id, "cls_id": tokenizer.cls_id, "sep_id": tokenizer.sep_id}
-    model = from_original(read_original(path), {"text": special}, source=str(path), keep_training=False)
-    if len(tokenizer) != model.config.text.vocab_size:
-        raise CheckpointError(
-            f"{path}: expected a vocabulary of {model.config.text.vocab_size} tokens with [DEC] and [ENC], found "
-            f"{len(tokenizer)} in {listing}. Give bert-base-uncased's {VOCABULARY}"
-        )
-    return LoadedMed(model, model.config, tokenizer)
-
-
-def read_original(path: Path) -> dict[str, Tensor]:
-    """The state dict of a .pth file. Only tensors are read: no code in the file runs.
-
-    Raises:
-        CheckpointError: If the file is no such checkpoint.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: expected a checkpoint of tensors, found {error}. Copy the file again; if it holds more than tensors, keep "
-            "only its `model` entry"
-        ) from None
-    return state_dict_in(content, str(path))
 
 
 def from_original(

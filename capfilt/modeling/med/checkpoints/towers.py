@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from capfilt.errors import CheckpointError
-from capfilt.modeling.med.checkpoints.find import find_checkpoint
+from capfilt.modeling.find import find_checkpoint
 from capfilt.modeling.med.checkpoints.names import DECODER, ENCODER, HEAD, published_names
-from capfilt.modeling.med.checkpoints.transformers_folder import CONFIG, folder_tokenizer, read_json, read_tensors
 from capfilt.modeling.med.network import MED
 from capfilt.modeling.tokenizer import Tokenizer
+from capfilt.modeling.transformers_files import CONFIG, folder_tokenizer, read_json, read_tensors
 from capfilt.modeling.vision import interpolated
 from capfilt.modeling.weights import own_tensors
 

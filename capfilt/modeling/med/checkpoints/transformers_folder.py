@@ -3,19 +3,15 @@
 Weights, tokenizer and image processor; the way back is `export`.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from capfilt.config.architecture import MedArchitecture, Role
+from capfilt.config.architectures.med import MedArchitecture
+from capfilt.config.architectures.parts import Role
 from capfilt.errors import CheckpointError
 from capfilt.modeling.build import build
 from capfilt.modeling.med.checkpoints.names import (
@@ -28,19 +24,17 @@ from capfilt.modeling.med.checkpoints.names import (
     roles_of,
     with_aliases,
 )
+from capfilt.modeling.med.network import MED
 from capfilt.modeling.published import activation_of, shape_of, to_ours
 from capfilt.modeling.tokenizer import Tokenizer
-from capfilt.modeling.weights import LoadedMed
+from capfilt.modeling.transformers_files import CONFIG, folder_tokenizer, image_processor, read_json, read_tensors
 
-CONFIG = "config.json"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-BICUBIC = 3
 ITM_POSITION = "capfilt_itm_position"
 """A field of ours in an exported config.json: transformers keeps it and does not read it."""
 
 
-def load_transformers(folder: Path, vocabulary: str | Path | None = None) -> LoadedMed:
-    """The network, its architecture from the folder's settings, and its tokenizer.
+def load_transformers(folder: Path, vocabulary: str | Path | None = None) -> tuple[MED, Tokenizer]:
+    """The network, in evaluation mode, its architecture from the folder's settings; and its tokenizer.
 
     Raises:
         CheckpointError: If a file is missing or is not BLIP's, or if tensors are missing, unexpected or of another shape.
@@ -68,7 +62,7 @@ def load_transformers(folder: Path, vocabulary: str | Path | None = None) -> Loa
         )
     model = build(architecture)
     to_ours(theirs, model, published_names(architecture, "transformers"), WHAT, str(folder))
-    return LoadedMed(model.eval(), architecture, tokenizer)
+    return model.eval(), tokenizer
 
 
 def _architecture(
@@ -131,75 +125,3 @@ def _architecture(
             **optional,
         }
     )
-
-
-def image_processor(folder: Path) -> dict[str, Any]:
-    """`size`, `image_mean` and `image_std` of the image processor, where the folder has one; BLIP's hold otherwise."""
-    path = folder / "preprocessor_config.json"
-    if path.is_file():
-        settings = read_json(path)
-    elif (folder / "processor_config.json").is_file():
-        settings = read_json(folder / "processor_config.json").get("image_processor", {})
-    else:
-        return {}
-    wrong = [key for key in ("do_resize", "do_rescale", "do_normalize") if settings.get(key, True) is not True]
-    wrong += ["resample"] * (settings.get("resample", BICUBIC) != BICUBIC)
-    wrong += ["rescale_factor"] * (abs(settings.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6)
-    if wrong:
-        told = ", ".join(f"{key} {settings[key]!r}" for key in wrong)
-        raise CheckpointError(
-            f"{folder}: expected BLIP's image processor (bicubic resize, scale 1/255, normalise), found {told}; ours has no other"
-        )
-    found = {name: tuple(settings[name]) for name in ("image_mean", "image_std") if name in settings}
-    size = settings.get("size")
-    if isinstance(size, Mapping):
-        if size.get("height") != size.get("width"):
-            raise CheckpointError(f"{folder}: expected square pictures, found {dict(size)} in the image processor")
-        size = size.get("height")
-    return found | ({"size": size} if size is not None else {})
-
-
-def folder_tokenizer(folder: Path, vocabulary: str | Path | None) -> Tokenizer:
-    if vocabulary is not None:
-        return Tokenizer.from_vocab(vocabulary)
-    if (folder / "tokenizer.json").is_file():
-        return Tokenizer.load(folder, complete=True)
-    if (folder / "vocab.txt").is_file():
-        return Tokenizer.from_vocab(folder / "vocab.txt")
-    raise CheckpointError(
-        f"{folder}: expected tokenizer.json or vocab.txt beside the weights, found neither. Save the tokenizer there, or give "
-        "`vocabulary`, bert-base-uncased's vocab.txt"
-    )
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder, from one file or from the parts that an index lists."""
-    for name in WEIGHTS:
-        index = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            return _read(folder / name)
-        if index.is_file():
-            found: dict[str, Tensor] = {}
-            for part in sorted(set(read_json(index)["weight_map"].values())):
-                found |= _read(folder / part)
-            return found
-    raise CheckpointError(f"{folder}: expected {' or '.join(WEIGHTS)} beside {CONFIG}, found neither. Copy the weights there")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            tensors: dict[str, Tensor] = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"{path}: expected weights, found {error}. Copy the file again") from None
-    return tensors
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected JSON settings, found {error}. Copy the file again") from None
-    return content

@@ -1,22 +1,29 @@
-"""What a network looks like: the typed form of models/*.yaml.
+"""Sections that several families' architectures have: a ViT, a BERT.
 
-Only sizes and named choices; knows nothing of weights, training recipes or torch.
+Only sizes and named choices; knows no family, no weights and no torch.
 """
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from capfilt.config.base import Positive, Section, Share
-from capfilt.errors import ConfigError
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 """Of the feed-forwards. gelu: exact (erf), as BLIP; gelu_tanh: its tanh form; quick_gelu: x * sigmoid(1.702 x)."""
 
 Role = Literal["captioner", "filter"]
 """captioner: the image-grounded decoder. filter: the text encoder with the heads of ITC and ITM. Both need the image encoder."""
+
+
+def missing_role(source: str, role: Role) -> str:
+    """The sentence for a network that is asked for what its weights cannot do."""
+    if role == "captioner":
+        return f"{source}: expected a text decoder to write captions, found a filter only. Name a captioning checkpoint"
+    return (
+        f"{source}: expected a text encoder with ITC and ITM heads to match texts, found a captioner only. "
+        "Name an ITM or retrieval checkpoint"
+    )
 
 
 class VisionConfig(Section):
@@ -96,66 +103,3 @@ class TextConfig(Section):
     @property
     def enc_id(self) -> int:
         return self.vocab_size - 1
-
-
-class MedArchitecture(Section):
-    """BLIP's multimodal mixture of encoder-decoder (BLIP section 3.1)."""
-
-    kind: Literal["med"]
-    image: VisionConfig
-    text: TextConfig
-    roles: Annotated[tuple[Role, ...], Field(min_length=1)] = ("captioner", "filter")
-    """What the weights can do. Published fine-tunes have one role; a MED that is pre-trained here has both."""
-    embed_dim: Positive = 256
-    """Width of the common image-text space of ITC."""
-    queue_size: Annotated[int, Field(ge=0)] = 57_600
-    """Momentum features kept as further negatives."""
-    momentum: Share = 0.995
-    alpha: Share = 0.4
-    """Weight of the momentum model's soft targets at the end of the ramp."""
-    itm_position: Literal["enc", "cls"] = "enc"
-    """Token at position 0 for ITM: [ENC] in BLIP's pre-training, fine-tuning and retrieval evaluation; the published scorer
-    (BLIP_ITM, and transformers after it) feeds [CLS] to the same weights."""
-    max_text_length: Positive = 30
-    """Tokens of a text in pre-training, specials counted."""
-    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    init_std: Annotated[float, Field(gt=0)] = 0.02
-    """Standard deviation of fresh linear and embedding weights."""
-
-    @model_validator(mode="after")
-    def _text_fits(self) -> Self:
-        if self.max_text_length > self.text.max_positions:
-            raise ValueError(
-                f"max_text_length {self.max_text_length} is above text.max_positions {self.text.max_positions}: lower it"
-            )
-        return self
-
-
-Architecture = MedArchitecture
-"""Grows into a union discriminated by `kind` when a second family arrives."""
-
-
-def load_architecture(path: Path | str) -> Architecture:
-    """Read one architecture YAML.
-
-    Raises:
-        ConfigError: If the file is missing, is no YAML, or does not describe an architecture; names every wrong field.
-    """
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: expected an architecture YAML, found no file; check the name or write it") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: expected YAML, found {error}; correct the file") from None
-    try:
-        return MedArchitecture.model_validate(content)
-    except ValidationError as error:
-        lines = [f"{path} {'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}, found {e['input']!r}" for e in error.errors()]
-        raise ConfigError("\n".join([*lines, "Expected the fields of an architecture YAML; correct the ones named."])) from None
-
-
-def dump_architecture(architecture: Architecture) -> str:
-    """The YAML text that `load_architecture` reads back to an equal object."""
-    return yaml.safe_dump(architecture.model_dump(mode="json"), sort_keys=False)
