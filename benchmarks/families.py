@@ -187,6 +187,7 @@ def _held_out(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, RetrievalConfig
+    from capfilt.config.round import SelectConfig
     from capfilt.evaluation import evaluate
     from capfilt.modeling.families import load_network
 
@@ -212,7 +213,7 @@ def _held_out(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         seed=arguments.seed,
         device="cpu",
         prompt=PROMPT,
-        min_itm=0.5,
+        policy=SelectConfig(),
     )
     model = load_network(arguments.out / name / "pretrained").model
     told = json.loads((arguments.out / name / "pretrained.json").read_text())

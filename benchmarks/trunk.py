@@ -114,7 +114,11 @@ def caption_and_filter(pipeline: Any, trunk: str, run: Path, folder: Path) -> tu
     candidates = [str(path) for path in sorted((folder / "round-1" / "candidates").glob("chunk-*.parquet"))]
     healthy = sum(pq.read_table(path, columns=["status"])["status"].to_pylist().count("ok") for path in candidates)
     truth = read_truth(pipeline.evaluate.truth)
-    return filter_quality(candidates, truth, min_itm=pipeline.select.min_itm, scored_by=f"filter, trunk {trunk}"), healthy
+    policy = pipeline.select
+    quality = filter_quality(
+        candidates, truth, threshold=policy.threshold, score=policy.score, scored_by=f"filter, trunk {trunk}"
+    )
+    return quality, healthy
 
 
 def rounded(value: Any) -> Any:

@@ -26,7 +26,7 @@ class Judged:
 
     origin: str
     noise_kind: str
-    itm: float
+    score: float
     is_true: bool | None
 
 
@@ -34,13 +34,13 @@ def filter_quality(
     candidates: Sequence[str],
     truth: Mapping[str, Truth],
     *,
-    min_itm: float,
+    threshold: float,
     scored_by: str,
     selection: str | None = None,
     score: ScoreName = "itm",
     combine: Combine = "mean",
 ) -> Metrics:
-    """Metrics of the texts that were scored and whose row the truth knows; a text is kept where its `score` >= `min_itm`.
+    """Metrics of the texts that were scored and whose row the truth knows; a text is kept where its `score` >= `threshold`.
 
     A row is known by its url or its uid. What needs a truth that nobody knows is None.
 
@@ -55,12 +55,12 @@ def filter_quality(
     found: Metrics = {
         "scored_by": scored_by,
         "score": score,
-        "threshold": min_itm,
-        "noise_ratio": {"web": _noise_ratio(web, min_itm), "synthetic": _noise_ratio(synthetic, min_itm)},
-        "web": _web(web, min_itm),
-        "synthetic": _synthetic(synthetic, min_itm),
+        "threshold": threshold,
+        "noise_ratio": {"web": _noise_ratio(web, threshold), "synthetic": _noise_ratio(synthetic, threshold)},
+        "web": _web(web, threshold),
+        "synthetic": _synthetic(synthetic, threshold),
     }
-    matrix = missed_matrix(rows, truth, threshold=min_itm, score=score, combine=combine)
+    matrix = missed_matrix(rows, truth, threshold=threshold, score=score, combine=combine)
     if len(matrix) > 1 or any(len(filters) > 1 for filters in matrix.values()):
         found["missed"] = matrix
     if selection is not None:
@@ -155,20 +155,20 @@ def _is_true(caption: dict[str, Any], known: Truth) -> bool | None:
     return known.text_is_true if caption["origin"] == "web" else known.is_true(caption["text"])
 
 
-def _arrays(texts: Sequence[Judged], min_itm: float) -> tuple[Float64Array, BoolArray, BoolArray]:
+def _arrays(texts: Sequence[Judged], threshold: float) -> tuple[Float64Array, BoolArray, BoolArray]:
     """Scores, kept, true (False where nobody knows)."""
-    scores = np.array([text.itm for text in texts], dtype=np.float64)
+    scores = np.array([text.score for text in texts], dtype=np.float64)
     # float32, as in the table and in `select`: 0.7 there is not 0.7 here.
-    is_kept = scores.astype(np.float32) >= np.float32(min_itm)
+    is_kept = scores.astype(np.float32) >= np.float32(threshold)
     return scores, is_kept, np.array([text.is_true for text in texts], dtype=bool)
 
 
-def _noise_ratio(texts: Sequence[Judged], min_itm: float) -> float | None:
-    return 1 - float(_arrays(texts, min_itm)[1].mean()) if texts else None
+def _noise_ratio(texts: Sequence[Judged], threshold: float) -> float | None:
+    return 1 - float(_arrays(texts, threshold)[1].mean()) if texts else None
 
 
-def _web(texts: Sequence[Judged], min_itm: float) -> Metrics:
-    scores, is_kept, is_true = _arrays(texts, min_itm)
+def _web(texts: Sequence[Judged], threshold: float) -> Metrics:
+    scores, is_kept, is_true = _arrays(texts, threshold)
     precision, recall = precision_recall(is_kept, is_true)
     kinds = np.array([text.noise_kind for text in texts], dtype=object)
     by_kind: dict[str, Metrics] = {}
@@ -194,8 +194,8 @@ def _web(texts: Sequence[Judged], min_itm: float) -> Metrics:
     }
 
 
-def _synthetic(texts: Sequence[Judged], min_itm: float) -> Metrics:
-    scores, is_kept, is_true = _arrays(texts, min_itm)
+def _synthetic(texts: Sequence[Judged], threshold: float) -> Metrics:
+    scores, is_kept, is_true = _arrays(texts, threshold)
     counts = {"count": len(texts), "kept": int(is_kept.sum())}
     if any(text.is_true is None for text in texts):
         return counts | dict.fromkeys(_SYNTHETIC_JUDGED)

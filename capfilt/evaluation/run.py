@@ -82,7 +82,7 @@ def evaluate(
         found["filter_quality"] = filter_quality(
             candidates,
             truth,
-            min_itm=policy.threshold,
+            threshold=policy.threshold,
             score=policy.score,
             combine=policy.combine,
             scored_by=f"round-{round_number - 1} filter",

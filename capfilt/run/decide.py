@@ -61,7 +61,7 @@ def decide(context: Context, scored: Scored, keys: dict[str, str]) -> Iterator[s
         if pipeline.pretrain is not None and not (files.get_json(context.path(*done)) or {}).get("rows", 1):
             raise CapfiltError(
                 f"{folder}: expected rows to train on, found that `select` kept none. Look at {folder}/selection/summary.json, "
-                f"lower select.min_itm, and run again with --from {folder}/select"
+                f"lower the threshold, and run again with --from {folder}/select"
             )
 
 

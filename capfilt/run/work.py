@@ -47,7 +47,7 @@ class Outcome:
     seconds: float = 0.0
     attempts: int = 1
     texts: int = 0  # candidate texts with a score
-    believed: int = 0  # of those, at or above `select.min_itm`; for the display, `select` decides
+    believed: int = 0  # of those, at or above the threshold; for the display, `select` decides
     error: str | None = None
     fatal: str | None = None
     sha256: str = ""

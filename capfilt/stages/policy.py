@@ -31,14 +31,14 @@ POLICY_COLUMNS = ("status", *(f"captions.list.element.{name}" for name in ("orig
 class Judged:
     """The texts of one table, flat. `row[i]` is text i's row number, `reason[i]` a number in CODES: `kept` where it is wanted.
 
-    `itm` is what the policy judges by (with `min_itc` the cosine), its filters combined, NaN where there is none; `best[row]`
-    the greatest `itm` of a wanted text, -1 where none is.
+    `score` is what the policy judges by (with `min_itc` the cosine), its filters combined, NaN where there is none; `best[row]`
+    the greatest `score` of a wanted text, -1 where none is.
     """
 
     counts: IntArray
     row: IntArray
     origin: npt.NDArray[np.int8]
-    itm: Float32Array
+    score: Float32Array
     reason: npt.NDArray[np.int8]
     best: Float32Array
 
@@ -52,25 +52,25 @@ def judge(table: pa.Table, config: SelectConfig) -> Judged:
     origin = (
         pc.index_in(pc.struct_field(texts, "origin"), value_set=pa.array(ORIGINS)).to_numpy(zero_copy_only=False).astype(np.int8)
     )
-    itm = combined_scores(pc.struct_field(texts, "scores"), config.score, config.combine)
+    score = combined_scores(pc.struct_field(texts, "scores"), config.score, config.combine)
     is_ok = _mask(pc.equal(_plain(table["status"]), "ok"))[row]
     has_rule = _mask(pc.is_valid(pc.struct_field(texts, "rule")))
-    has_error = _mask(pc.is_valid(pc.struct_field(texts, "error"))) | np.isnan(itm)
+    has_error = _mask(pc.is_valid(pc.struct_field(texts, "error"))) | np.isnan(score)
     # Both sides as float32: a score of exactly 0.7 passes a threshold of 0.7.
-    passes = is_ok & ~has_rule & ~has_error & (itm >= np.float32(config.threshold))
-    wanted = _wanted(config, passes, row, origin, itm, len(counts))
+    passes = is_ok & ~has_rule & ~has_error & (score >= np.float32(config.threshold))
+    wanted = _wanted(config, passes, row, origin, score, len(counts))
     reason = np.select(
         [~is_ok, has_rule, has_error, ~passes, ~wanted],
         [CODE["row_not_ok"], CODE["rule"], CODE["error"], CODE["below_threshold"], CODE["not_chosen"]],
         CODE["kept"],
     ).astype(np.int8)
     best = np.full(len(counts), -1, dtype=np.float32)
-    np.maximum.at(best, row[wanted], itm[wanted])
-    return Judged(counts, row, origin, itm, reason, best)
+    np.maximum.at(best, row[wanted], score[wanted])
+    return Judged(counts, row, origin, score, reason, best)
 
 
 def _wanted(
-    config: SelectConfig, passes: BoolArray, row: IntArray, origin: npt.NDArray[np.int8], itm: Float32Array, rows: int
+    config: SelectConfig, passes: BoolArray, row: IntArray, origin: npt.NDArray[np.int8], score: Float32Array, rows: int
 ) -> BoolArray:
     is_web = origin == ORIGINS.index("web")
     match config.policy:
@@ -87,7 +87,7 @@ def _wanted(
             wanted: BoolArray = passes & (is_web | ~has_web[row])
             return wanted
         case "best":
-            return passes & best_per_row(row, np.where(passes, itm, -1), rows)
+            return passes & best_per_row(row, np.where(passes, score, -1), rows)
         case other:
             assert_never(other)
 

@@ -46,17 +46,17 @@ class Tally:
         self.score_sum = np.zeros(len(ORIGINS), dtype=np.float64)
         self.filters: dict[str, OfFilter] = {}
 
-    def add(self, judged: Judged, reason: np.ndarray[Any, np.dtype[np.int8]], min_itm: float) -> None:
+    def add(self, judged: Judged, reason: np.ndarray[Any, np.dtype[np.int8]], threshold: float) -> None:
         """Count the texts of one chunk, `reason` being their final codes."""
         codes = judged.origin.astype(np.int64) * len(CODES) + reason
         self.reasons += np.bincount(codes, minlength=self.reasons.size).reshape(self.reasons.shape)
         for number in range(len(ORIGINS)):
-            itm = judged.itm[(judged.origin == number) & ~np.isnan(judged.itm)]
-            self.scored[number] += len(itm)
-            self.scored_below[number] += int((itm < np.float32(min_itm)).sum())
-            self.score_sum[number] += float(itm.sum(dtype=np.float64))
+            score = judged.score[(judged.origin == number) & ~np.isnan(judged.score)]
+            self.scored[number] += len(score)
+            self.scored_below[number] += int((score < np.float32(threshold)).sum())
+            self.score_sum[number] += float(score.sum(dtype=np.float64))
             reached = np.bincount(
-                np.searchsorted(THRESHOLDS.astype(np.float32), itm, side="right"), minlength=len(THRESHOLDS) + 1
+                np.searchsorted(THRESHOLDS.astype(np.float32), score, side="right"), minlength=len(THRESHOLDS) + 1
             )
             self.passing[number] += reached[::-1].cumsum()[::-1][1:]
 
