@@ -115,9 +115,7 @@ def caption_and_filter(pipeline: Any, trunk: str, run: Path, folder: Path) -> tu
     healthy = sum(pq.read_table(path, columns=["status"])["status"].to_pylist().count("ok") for path in candidates)
     truth = read_truth(pipeline.evaluate.truth)
     policy = pipeline.select
-    quality = filter_quality(
-        candidates, truth, threshold=policy.threshold, score=policy.score, scored_by=f"filter, trunk {trunk}"
-    )
+    quality = filter_quality(candidates, truth, threshold=policy.threshold, score=policy.score)
     return quality, healthy
 
 

@@ -35,7 +35,6 @@ def filter_quality(
     truth: Mapping[str, Truth],
     *,
     threshold: float,
-    scored_by: str,
     selection: str | None = None,
     score: ScoreName = "itm",
     combine: Combine = "mean",
@@ -53,7 +52,7 @@ def filter_quality(
     web = [text for text in judged if text.origin == "web"]
     synthetic = [text for text in judged if text.origin == "synthetic"]
     found: Metrics = {
-        "scored_by": scored_by,
+        "scored_by": _named(rows),
         "score": score,
         "threshold": threshold,
         "noise_ratio": {"web": _noise_ratio(web, threshold), "synthetic": _noise_ratio(synthetic, threshold)},
@@ -66,6 +65,12 @@ def filter_quality(
     if selection is not None:
         found["dataset"] = _dataset(rows, truth, selection)
     return found
+
+
+def _named(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The filters, in the order in which they scored."""
+    scores = (score for row in rows for caption in row["captions"] or [] for score in caption["scores"] or [])
+    return ", ".join(dict.fromkeys(str(score["filter"]) for score in scores))
 
 
 TOGETHER = "together"

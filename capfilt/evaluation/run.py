@@ -85,7 +85,6 @@ def evaluate(
             threshold=policy.threshold,
             score=policy.score,
             combine=policy.combine,
-            scored_by=f"round-{round_number - 1} filter",
             selection=selection,
         )
     told: Metrics = rounded(found)

