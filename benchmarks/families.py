@@ -3,6 +3,7 @@
     python benchmarks/families.py world                 # the small web, downloaded and screened
     python benchmarks/families.py train med coca soho   # in order; a stopped training goes on; several calls may run at once
     python benchmarks/families.py train blip2 clipcap   # they look with `med`'s eyes
+    python benchmarks/families.py train blip2_lm        # stage 2: `blip2`'s queries before `clipcap`'s GPT-2, which is frozen
     python benchmarks/families.py measure               # prints the tables, writes benchmarks/results/families.json
 
 Each network learns as in round 0 of pipelines/quickstart_*.yaml: pre-trained on raw web pairs and human pairs, then fine-tuned to
@@ -22,8 +23,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "coca": {"losses": {"itc": 1, "lm": 2}, "captioner": {"lm": 1}, "filter": {"itc": 1}},
     "blip2": {"losses": {"itc": 1, "itm": 1, "lm": 1}, "captioner": {"lm": 1}, "filter": {"itc": 1, "itm": 1}, "eyes": "med"},
     "clipcap": {"losses": {"lm": 1}, "captioner": {"lm": 1}, "eyes": "med"},
+    "blip2_lm": {"losses": {"lm": 1}, "captioner": {"lm": 1}, "eyes": "blip2", "words": "clipcap"},
     "soho": {"losses": {"mlm": 1, "mvm": 1, "itm": 1}, "filter": {"itm": 1}},
 }
+"""Losses of pre-training and of the two roles; whose image side a family looks with, whose language model it has."""
+ARCHITECTURES = {"blip2_lm": "blip2_tiny_lm"}
 PROMPT = "a picture of "
 BEAM: Any = {"kind": "beam", "beams": 3, "max_length": 28}
 NUCLEUS: Any = {"kind": "nucleus", "top_p": 0.9, "temperature": 0.7, "min_length": 5, "max_length": 28}
@@ -84,7 +88,7 @@ def train(name: str, arguments: argparse.Namespace) -> None:
 
     shared = {"threads": 1, "checkpoint_every_steps": 100}
     config = PretrainConfig(
-        architecture=f"{name}_tiny",
+        architecture=ARCHITECTURES.get(name, f"{name}_tiny"),
         mix=Mix(web=0.8, human=0.2),
         human=human,
         losses=Losses(**own["losses"]),
@@ -94,10 +98,10 @@ def train(name: str, arguments: argparse.Namespace) -> None:
         warmup_steps=50,
         **shared,
     )
-    eyes = arguments.out / own["eyes"] / "pretrained" if "eyes" in own else None
+    eyes, words = (arguments.out / own[what] / "pretrained" if what in own else None for what in ("eyes", "words"))
     timed(
         "pretrained",
-        lambda clock: pretrain(config, web=web, prompt=PROMPT, image=eyes, on_step=clock, **part("pretrained")),
+        lambda clock: pretrain(config, web=web, prompt=PROMPT, image=eyes, text=words, on_step=clock, **part("pretrained")),
     )
     tuned = {"steps": arguments.finetune_steps, "batch_size": 32, "lr": 0.0005, "warmup_steps": 20, **shared}
     start = arguments.out / name / "pretrained"
