@@ -75,6 +75,21 @@ class Initial(Section):
     the `name` of an earlier section with a ClipCap, whose GPT-2 is taken and left as it is."""
 
 
+ItmNegatives = Literal["random", "near", "swapped"]
+
+
+class Matching(Section):
+    """How a SOHO learns ITM; the other families draw by their own similarity."""
+
+    pairs: Literal["exchanged", "both"] = "exchanged"
+    """exchanged (published code): half of the pictures get another text, and words and codes are hidden and learnt there too.
+    both: words and codes are learnt of own texts alone, and in a second pass each picture has its whole text and a wrong one."""
+    negatives: ItmNegatives = "random"
+    """Wrong texts. random (published code): another picture's. near: another picture's, the likelier the more words it shares.
+    swapped: the own with one word changed into one that stands between the same neighbours in the batch; if there is none, a near
+    text."""
+
+
 class OptimConfig(Section):
     """What pre-training and fine-tuning have in common."""
 
@@ -93,6 +108,7 @@ class OptimConfig(Section):
     negatives: Literal["local", "global"] = "local"
     """With several workers, whom a pair is contrasted with and its ITM negatives come from. local: its own worker's pairs and the
     queue (BLIP's pre-training): another number of workers, another result. global: all workers' pairs, as if there were one."""
+    matching: Matching | None = None  # of a SOHO; null: as its authors' code
     lr: float = Field(gt=0)
     warmup_steps: int = Field(default=0, ge=0)
     schedule: Schedule = Cosine()

@@ -59,6 +59,9 @@ def objective(
         ConfigError: If the network has not a loss that is asked for, or nothing to freeze.
     """
     names = asked(model, stage, config)
+    if config.matching is not None and not isinstance(model, SOHO):
+        where = "pretrain" if stage == "pretrain" else f"finetune.{stage}"
+        raise ConfigError(f"{where}.matching: expected null for a {family(model)}, found a SOHO's. Leave it out")
     module = _objective(model, stage, config, names, prompt_length, seed, ranks)
     if is_trunk_frozen:
         # A BLIP-2's image encoder is frozen in every training, a ClipCap's too.
@@ -95,7 +98,7 @@ def _objective(
         case ClipCap():
             return ClipCapTraining(model, prompt_length=prompt_length)
         case SOHO():
-            return SohoPretraining(model, losses=names, seed=seed)
+            return SohoPretraining(model, losses=names, seed=seed, matching=config.matching)
         case _:
             assert_never(model)
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from capfilt.config.train import FinetuneCaptioner, FinetuneModel, Initial, Labelled, Losses, Mix, PretrainConfig
+from capfilt.config.train import FinetuneCaptioner, FinetuneModel, Initial, Labelled, Losses, Matching, Mix, PretrainConfig
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.clipcap.network import ClipCap
@@ -190,6 +190,19 @@ def test_labelled_pictures_have_their_share_of_a_batch_and_their_names_are_learn
 def test_a_loss_that_a_family_has_not_is_refused(family: str, losses: Losses, found: str, make: Make) -> None:
     with pytest.raises(ConfigError, match=f"pretrain.losses: {found}"):
         make(family, changes={"losses": losses})
+
+
+def test_a_way_of_matching_is_refused_where_no_soho_learns(make: Make) -> None:
+    with pytest.raises(ConfigError, match=r"pretrain\.matching: expected null for a CoCa"):
+        make("coca", changes={"matching": Matching(pairs="both")})
+
+
+@pytest.mark.parametrize("negatives", ["near", "swapped"])
+def test_a_soho_learns_from_pairs_of_both_kinds(negatives: str, make: Make, tmp_path: Path) -> None:
+    start = make("soho", changes={"matching": {"pairs": "both", "negatives": negatives}})
+    log = [json.loads(line) for line in (tmp_path / "t-m" / "log.jsonl").read_text().splitlines()]
+    assert {"mlm", "mvm", "itm"} <= log[-1].keys()
+    assert load_network(start).architecture.kind == "soho"
 
 
 @pytest.mark.parametrize("family", NEEDS_EYES)

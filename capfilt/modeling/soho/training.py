@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from capfilt.config.architectures.soho import SohoArchitecture
+from capfilt.config.train import ItmNegatives, Matching
 from capfilt.errors import ConfigError
 from capfilt.modeling.batch import Batch
-from capfilt.modeling.losses import IGNORED, draw_negatives, itm_loss
+from capfilt.modeling.losses import IGNORED, itm_loss
 from capfilt.modeling.soho.dictionary import same_code
+from capfilt.modeling.soho.negatives import negative_texts
 from capfilt.modeling.soho.network import SOHO, SohoLoss
 
 HIDDEN, REPLACED = 0.8, 0.9
@@ -46,7 +48,12 @@ class Choices:
 
 
 def draw_choices(
-    batch: Batch, visible_BHW: Tensor, config: SohoArchitecture, generator: torch.Generator, names: Sequence[SohoLoss]
+    batch: Batch,
+    visible_BHW: Tensor,
+    config: SohoArchitecture,
+    generator: torch.Generator,
+    names: Sequence[SohoLoss],
+    negatives: ItmNegatives = "random",
 ) -> Choices:
     """Exchange texts for ITM, hide words for MLM and a code for MVM, each only where `names` has it.
 
@@ -56,16 +63,17 @@ def draw_choices(
         config: Probabilities and the id of [MASK].
         generator: On the CPU: the same draw on every device.
         names: Of the losses that will be asked.
+        negatives: What a text is exchanged for.
     """
     device = batch.ids_BT.device
     pairs = len(batch.ids_BT)
-    text_B, matches_B = torch.arange(pairs), torch.ones(pairs, dtype=torch.int64)
+    ids_BT, mask_BT, matches_B = batch.ids_BT, batch.mask_BT, torch.ones(pairs, dtype=torch.int64)
     if "itm" in names:
-        same_BB = (batch.image_ids_B[:, None] == batch.image_ids_B[None]).cpu()
-        other_B, has_other_B = draw_negatives(torch.zeros(pairs, pairs).masked_fill(same_BB, -torch.inf), generator)
-        is_exchanged_B = (torch.rand(pairs, generator=generator) < config.negative_probability) & has_other_B
-        text_B, matches_B = torch.where(is_exchanged_B, other_B, text_B), (~is_exchanged_B).long()
-    ids_BT, mask_BT = batch.ids_BT[text_B.to(device)], batch.mask_BT[text_B.to(device)]
+        other = negative_texts(negatives, batch, specials(config), generator)
+        is_exchanged_B = (torch.rand(pairs, generator=generator) < config.negative_probability).to(device) & other.has_B
+        ids_BT = torch.where(is_exchanged_B[:, None], other.ids_BT, ids_BT)
+        mask_BT = torch.where(is_exchanged_B[:, None], other.mask_BT, mask_BT)
+        matches_B = (~is_exchanged_B).long()
     words_BT = torch.full_like(ids_BT, IGNORED)
     if "mlm" in names:
         ids_BT, words_BT = mask_words(ids_BT, mask_BT, config, generator)
@@ -101,12 +109,24 @@ def _draw_locations(visible_BN: Tensor, config: SohoArchitecture, generator: tor
 def losses_of(
     model: SOHO, pixels_BCXY: Tensor, visible_BHW: Tensor, choices: Choices, names: Sequence[SohoLoss]
 ) -> dict[str, Tensor]:
-    """The losses by name. In training mode the dictionary moves on: indices are by the codes before, tokens and MVM's scores by
-    those after, as in the published code."""
+    """The losses by name, all from one pass. In training mode the dictionary moves on."""
+    return _from_one_pass(model, _look(model, pixels_BCXY), visible_BHW, choices, names)
+
+
+def _look(model: SOHO, pixels_BCXY: Tensor) -> tuple[Tensor, Tensor]:
+    """Features [B, D, H, W] and codes [B, N]. In training mode the dictionary moves on: indices are by the codes before, tokens
+    and MVM's scores by those after, as in the published code."""
     features_BDHW = model.visual_features(pixels_BCXY)
     indices_BN = model.dictionary_indices(features_BDHW)
     if model.training:
         model.update_dictionary(features_BDHW.detach(), indices_BN)
+    return features_BDHW, indices_BN
+
+
+def _from_one_pass(
+    model: SOHO, seen: tuple[Tensor, Tensor], visible_BHW: Tensor, choices: Choices, names: Sequence[SohoLoss]
+) -> dict[str, Tensor]:
+    features_BDHW, indices_BN = seen
     visible_BN = visible_BHW.flatten(1)
     masked_BN = same_code(indices_BN, visible_BN, choices.locations_B, choices.chosen_B)
     tokens_BND = model.visual_tokens(features_BDHW, indices_BN, visible_BHW=visible_BHW, masked_BN=masked_BN)
@@ -127,23 +147,57 @@ def losses_of(
     return found
 
 
+def _matching(
+    model: SOHO, seen: tuple[Tensor, Tensor], visible_BHW: Tensor, batch: Batch, kind: ItmNegatives, generator: torch.Generator
+) -> Tensor:
+    """ITM on 2 B rows, nothing hidden: each picture with its own text, and with one that is not about it."""
+    other = negative_texts(kind, batch, specials(model.config), generator)
+    tokens_BND = model.visual_tokens(*seen, visible_BHW=visible_BHW)
+    own_B = torch.arange(len(batch.ids_BT), device=batch.ids_BT.device)
+    logits_R2 = model.itm_logits(
+        torch.cat([batch.ids_BT, other.ids_BT]),
+        torch.cat([batch.mask_BT, other.mask_BT]),
+        tokens_BND,
+        torch.cat([own_B, own_B]),
+        visible_BHW=visible_BHW,
+    )
+    none_B = torch.full_like(own_B, IGNORED)
+    return itm_loss(logits_R2.float(), torch.cat([torch.ones_like(own_B), none_B.where(~other.has_B, 0)]))
+
+
+def specials(config: SohoArchitecture) -> tuple[int, ...]:
+    """Ids that are no words."""
+    return config.text.pad_id, config.text.cls_id, config.text.sep_id, config.text.mask_id
+
+
 def _mean_over_kept(logits: Tensor, labels_M: Tensor) -> Tensor:
     """Zero where nothing is kept."""
     return F.cross_entropy(logits.float(), labels_M, reduction="sum") / (len(labels_M) + TINY)
 
 
 class SohoPretraining(nn.Module):
-    """MLM + MVM + ITM. With `losses=("itm",)` it is the filter's fine-tuning: whole texts and pictures, exchanged or not."""
+    """MLM + MVM + ITM. With `losses=("itm",)` it is the filter's fine-tuning: whole texts and pictures, exchanged or not.
+
+    `matching` says what ITM's pairs are and where its negatives come from; None is the published code's way.
+    """
 
     possible: tuple[str, ...] = get_args(SohoLoss)
 
-    def __init__(self, model: SOHO, *, losses: Sequence[SohoLoss] = ("mlm", "mvm", "itm"), seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: SOHO,
+        *,
+        losses: Sequence[SohoLoss] = ("mlm", "mvm", "itm"),
+        seed: int = 0,
+        matching: Matching | None = None,
+    ) -> None:
         super().__init__()
         unknown = sorted(set(losses) - set(self.possible))
         if unknown or not losses:
             raise ConfigError(f"losses: expected some of {', '.join(self.possible)}, found {list(losses)}; correct the names")
         self.model = model
         self.asked = tuple(losses)
+        self.matching = matching or Matching()
         self.generator = torch.Generator().manual_seed(seed)
 
     def set_progress(self, step: int, steps_per_ramp: int) -> None:
@@ -158,6 +212,15 @@ class SohoPretraining(nn.Module):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The asked losses by name; in training mode the dictionary moves on."""
-        visible_BHW = self.model.visible(batch.pixels_BCHW, None)
-        choices = draw_choices(batch, visible_BHW, self.model.config, self.generator, self.asked)
-        return losses_of(self.model, batch.pixels_BCHW, visible_BHW, choices, self.asked)
+        model, matching = self.model, self.matching
+        visible_BHW = model.visible(batch.pixels_BCHW, None)
+        seen = _look(model, batch.pixels_BCHW)
+        has_pass_of_its_own = matching.pairs == "both" and "itm" in self.asked
+        names = tuple(name for name in self.asked if name != "itm" or not has_pass_of_its_own)
+        found: dict[str, Tensor] = {}
+        if names:
+            choices = draw_choices(batch, visible_BHW, model.config, self.generator, names, matching.negatives)
+            found |= _from_one_pass(model, seen, visible_BHW, choices, names)
+        if has_pass_of_its_own:
+            found["itm"] = _matching(model, seen, visible_BHW, batch, matching.negatives, self.generator)
+        return found

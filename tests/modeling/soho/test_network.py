@@ -9,11 +9,13 @@ import yaml
 from torch import Tensor
 
 from capfilt.config.architectures.soho import SohoArchitecture
+from capfilt.config.train import Matching
 from capfilt.errors import ConfigError
 from capfilt.modeling.batch import Batch
 from capfilt.modeling.losses import IGNORED
 from capfilt.modeling.soho import SOHO
-from capfilt.modeling.soho.training import Choices, SohoPretraining, draw_choices, mask_words
+from capfilt.modeling.soho.negatives import negative_texts
+from capfilt.modeling.soho.training import Choices, SohoPretraining, draw_choices, mask_words, specials
 
 MODELS = Path(__file__).parents[3] / "models"
 Make = Callable[..., Batch]
@@ -340,3 +342,36 @@ def test_the_architectures_in_models_are_what_they_say(name: str, millions: floa
     assert count == pytest.approx(millions, rel=0.002)
     assert f"{millions:.0f} M" in text or f"{millions:.2f} M" in text
     assert SohoArchitecture.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_pairs_both_match_whole_texts_and_learn_words_of_own_texts_alone(make_batch: Make) -> None:
+    batch = make_batch(pairs=5)
+    task = SohoPretraining(make_model(), matching=Matching(pairs="both"), seed=4).eval()
+    found = task.losses(batch)
+    assert set(found) == {"mlm", "mvm", "itm"}
+    # Again by hand: the first draws hide words and codes, the next choose texts.
+    generator = torch.Generator().manual_seed(4)
+    model, visible = task.model, task.model.visible(batch.pixels_BCHW, None)
+    choices = draw_choices(batch, visible, model.config, generator, ["mlm", "mvm"])
+    assert choices.matches_B.all()
+    other = negative_texts("random", batch, specials(model.config), generator)
+    by_hand = model.losses(batch, choices=choices, names=["mlm", "mvm"])
+    for name in ("mlm", "mvm"):
+        torch.testing.assert_close(found[name], by_hand[name])
+    embeds = model.encode_image(batch.pixels_BCHW)
+    own = model.itm_logits(batch.ids_BT, batch.mask_BT, embeds).log_softmax(-1)[:, 1]
+    wrong = model.itm_logits(other.ids_BT, other.mask_BT, embeds).log_softmax(-1)[:, 0]
+    torch.testing.assert_close(found["itm"], -torch.cat([own, wrong]).mean(), **CLOSE)
+
+
+def test_pairs_both_move_the_dictionary_once_a_step(make_batch: Make) -> None:
+    task = SohoPretraining(make_model(), matching=Matching(pairs="both")).train()
+    task.losses(make_batch(pairs=5))
+    assert task.model.visual.dictionary.uses_K.sum() == 5 * 4
+
+
+def test_matching_alone_with_pairs_both_hides_nothing(make_batch: Make) -> None:
+    found = SohoPretraining(make_model(), losses=["itm"], matching=Matching(pairs="both", negatives="swapped")).losses(
+        make_batch(pairs=5)
+    )
+    assert set(found) == {"itm"}
