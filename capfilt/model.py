@@ -28,7 +28,7 @@ from capfilt.modeling.tokenizer import Tokenizer
 
 
 class Model:
-    """A network of any family with its tokenizer and preprocessing. Pictures are RGB PIL images of any size.
+    """A network of any family with its tokenizer and preprocessing. Pictures are PIL images of any size, in a list.
 
     What the weights cannot do raises a CheckpointError that says so:
 
@@ -57,6 +57,7 @@ class Model:
 
         `seed` starts the random stream of nucleus sampling; picture i takes its i-th.
         """
+        images = _rgb(images)
         longest = self.architecture.max_text_length
         decode = decode or Beam(beams=3, min_length=5, max_length=min(24, longest))
         captioner = captioner_of(self._network, prompt=prompt, decode=decode)
@@ -71,6 +72,7 @@ class Model:
         Raises:
             ValueError: If the two sequences differ in length.
         """
+        images = _rgb(images)
         if len(images) != len(texts):
             raise ValueError(f"expected as many texts as pictures, found {len(texts)} and {len(images)}; pair them by position")
         scores = self._filter.score(images, [[text] for text in texts])
@@ -83,11 +85,23 @@ class Model:
 
         Of a BLIP-2 the mean of its queries' features: ITC takes the best query instead. Of a SOHO the mean visual feature.
         """
-        return self._filter.embed_images(images)
+        return self._filter.embed_images(_rgb(images))
 
     def embed_texts(self, texts: Sequence[str]) -> Float32Array:
         """Unit-norm features [n, dim]."""
         return self._filter.embed_texts(texts)
+
+
+def _rgb(images: Sequence[Image]) -> list[Image]:
+    """Pictures in another mode become RGB.
+
+    Raises:
+        TypeError: If it is no list of pictures.
+    """
+    if isinstance(images, Image | str | Path) or not all(isinstance(image, Image) for image in images):
+        found = type(images).__name__ if isinstance(images, Image | str | Path) else "something else in it"
+        raise TypeError(f"images: expected a list of PIL pictures, found {found}. Open files with PIL.Image.open")
+    return [image if image.mode == "RGB" else image.convert("RGB") for image in images]
 
 
 def load_model(

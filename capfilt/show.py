@@ -56,7 +56,10 @@ def show_bill(bill: "Bill | None", command: str) -> None:
     if bill is None:
         console.print(f"time, disk and yield: not known yet. A trial measures them: {command}", soft_wrap=True)
         return
-    console.print(f"estimate for {bill.rows:,} rows, from the {bill.trial_rows:,} of {bill.trial} on the machine it ran on")
+    if bill.trial_rows >= bill.rows:
+        console.print(f"measured on the {bill.trial_rows:,} rows of {bill.trial}")
+    else:
+        console.print(f"estimate for {bill.rows:,} rows, from the {bill.trial_rows:,} of {bill.trial} on the machine it ran on")
     costs = _table("phase", "rows/s", "time", "GPU hours", "disk")
     for cost in bill.costs:
         gpu = "" if cost.gpu_hours is None else f"{cost.gpu_hours:,.2f}"

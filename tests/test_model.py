@@ -47,6 +47,14 @@ def test_match_pairs_by_position(model: Model, paint: Paint) -> None:
     assert model.match([], []).shape == (0,)
 
 
+def test_what_is_no_list_of_pictures_is_refused_and_other_modes_become_rgb(model: Model, paint: Paint) -> None:
+    for wrong in ("picture.jpg", ["picture.jpg"], paint(3)):
+        with pytest.raises(TypeError, match=r"expected a list of PIL pictures, found .* Open files with PIL.Image.open"):
+            model.embed_images(wrong)  # type: ignore[arg-type]
+    grey = paint(3).convert("L")
+    assert np.array_equal(model.embed_images([grey]), model.embed_images([grey.convert("RGB")]))
+
+
 def test_match_refuses_lists_of_different_length(model: Model, paint: Paint) -> None:
     with pytest.raises(ValueError, match="expected as many texts as pictures, found 3 and 1"):
         model.match([paint(0)], TEXTS)

@@ -47,14 +47,12 @@ class Bill:
 
 
 def estimate(pipeline: Pipeline, rows: int) -> Bill | None:
-    """The bill of a run of `rows` rows by its largest trial, None where there is none.
+    """The bill of a run of `rows` rows by its largest trial, or by the run itself as far as it came; None where there is neither.
 
     Phases that do not grow with the rows (training, for a number of steps) are not in it.
     """
     trial = _largest_trial(pipeline.output)
-    if trial is None:
-        return None
-    folder, _ = trial
+    folder = pipeline.output if trial is None else trial[0]
     seconds: dict[str, float] = {}
     for line in files.lines(folder, "phases"):  # a trial that was stopped and went on has several lines for a phase
         seconds[line["phase"]] = seconds.get(line["phase"], 0.0) + float(line["seconds"])

@@ -24,7 +24,7 @@ _TOLD = ("row_id", "status", "error", "captions")  # of the candidates: what a r
 
 
 def explain(run_folder: Path, uid: str) -> list[Json]:
-    """One entry per row whose uid or row id is `uid`, by row id.
+    """One entry per row whose uid or row id is `uid`, or whose uid begins so (eight digits stand on a report's cards), by row id.
 
     An entry holds the row as it is in the pool (without its picture), and `rounds`: per round `status` (`quarantined` where its
     chunk failed as a whole), `error`, `captions`
@@ -32,10 +32,15 @@ def explain(run_folder: Path, uid: str) -> list[Json]:
     `contaminated_by`, and `dataset`, where the row lies (`shard`, `key`, `files`), None where it was not written.
 
     Raises:
-        InputError: If the run has no such row.
+        InputError: If the run has no such row, or uids of several begin so.
     """
     files = sorted((run_folder / "pool").glob("chunk-*.parquet"))
     found = [(path, row) for path in _likely(files, uid) for row in _rows(path, uid)]
+    if not found and re.fullmatch(r"[0-9a-f]{6,31}", uid):
+        found = [(path, row) for path in files for row in _rows(path, uid, begins=True)]
+        several = sorted({row["uid"] for _, row in found})
+        if len(several) > 1:
+            raise InputError(f"expected one uid that begins with {uid}, found {', '.join(several[:5])}. Give more of its digits")
     if not found:
         raise InputError(
             f"expected a uid or row id of the run at `{run_folder}`; found `{uid}` in none of its {len(files)} pool files. "
@@ -56,11 +61,13 @@ def _likely(files: list[Path], uid: str) -> list[Path]:
     return named or files
 
 
-def _rows(path: Path, uid: str) -> list[Json]:
-    """The rows of a pool file with this uid or row id; their other columns are read only where there are any."""
+def _rows(path: Path, uid: str, *, begins: bool = False) -> list[Json]:
+    """The rows of a pool file with this uid or row id, or uids that begin so; other columns are read only where there are any."""
     with pq.ParquetFile(path) as file:
         ids = file.read(columns=["row_id", "uid"])
         is_it = pc.or_(pc.equal(ids["uid"], uid), pc.equal(ids["row_id"], uid))
+        if begins:
+            is_it = pc.starts_with(ids["uid"], uid)
         if not pc.any(is_it).as_py():
             return []
         names = [name for name in (*_POOL, UPSTREAM) if name in file.schema_arrow.names]

@@ -9,6 +9,7 @@ from capfilt.config.pipeline import Pipeline
 from capfilt.plan import InputFile, Plan, PlannedStage, differences, first_touched, make_plan, plan_stages, run_settings
 from capfilt.run import files, index
 from capfilt.run.pairing import foreseen
+from capfilt.run.preflight import missing_files
 
 MINIWEB_ROWS_PER_GROUP = 1 << 20  # what pyarrow writes
 
@@ -22,7 +23,7 @@ def plan_pipeline(pipeline: Pipeline, limit: int | None = None) -> Plan:
     """
     notes: list[str] = []
     found = _inputs(pipeline, notes)
-    notes += foreseen(pipeline)
+    notes += [*foreseen(pipeline), *missing_files(pipeline)]
     plan = make_plan(pipeline, found, limit=limit, done=done_files(pipeline, plan_stages(pipeline, 1, {})))
     changed = changes(pipeline, limit)
     if changed:

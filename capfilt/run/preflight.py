@@ -6,6 +6,8 @@ Starts no work and writes nothing; loads torch only where a GPU or a checkpoint 
 from collections.abc import Iterator, Sequence
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.round import CaptionConfig, FilterConfig, NamedModel, TrainedModel
@@ -52,26 +54,54 @@ def check_means(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> None:
 
 
 def _check_files(pipeline: Pipeline, ahead: set[str]) -> None:
-    for setting, path in _named_files(pipeline, ahead):
-        if not path.startswith(pipeline.output.rstrip("/") + "/") and not files.exists(path):
+    for setting, path, columns in _named_files(pipeline, ahead):
+        if not files.exists(path):
             raise InputError(f"{setting}: expected a file, found none at `{path}`. Correct the path")
+        lacking = sorted(set(columns) - set(_columns_of(path) or columns))
+        if lacking:
+            raise InputError(
+                f"{setting}: expected the columns {', '.join(columns)} in `{path}`, found no {', '.join(lacking)}. Name a "
+                "file of pairs (docs/schema.md, Pairs)"
+            )
 
 
-def _named_files(pipeline: Pipeline, ahead: set[str]) -> Iterator[tuple[str, str]]:
+def missing_files(pipeline: Pipeline) -> list[str]:
+    """Lines for a plan: files on this machine that the run will refuse to start without."""
+    named = _named_files(pipeline, {"dedup", *TRAINING_STAGES})
+    return [f"NOT THERE: {setting}, {path}" for setting, path, _ in named if not files.is_remote(path) and not files.exists(path)]
+
+
+def _columns_of(path: str) -> list[str] | None:
+    """None where it is no Parquet file: who reads it says so."""
+    try:
+        with files.open_file(path) as file:
+            return list(pq.read_schema(file).names)
+    except (pa.ArrowInvalid, OSError):
+        return None
+
+
+def _named_files(pipeline: Pipeline, ahead: set[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Setting, path and the columns that are read, of what the user brings; the run's own files are not there yet."""
+    own = pipeline.output.rstrip("/") + "/"
+    yield from (named for named in _all_named_files(pipeline, ahead) if not named[1].startswith(own))
+
+
+def _all_named_files(pipeline: Pipeline, ahead: set[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    pairs, keyed = ("image", "captions"), ("key", "image", "captions")
     if pipeline.dedup is not None and "dedup" in ahead:
-        yield from ((f"dedup.decontaminate.{i}", path) for i, path in enumerate(pipeline.dedup.decontaminate))
+        yield from ((f"dedup.decontaminate.{i}", path, keyed) for i, path in enumerate(pipeline.dedup.decontaminate))
     for one in pipeline.pretrainings if "pretrain" in ahead else ():
         section = "pretrain" if one.name is None else f"pretrain ({one.name})"
         if one.human is not None:
-            yield f"{section}.human", one.human
+            yield f"{section}.human", one.human, pairs
         if one.labelled is not None:
-            yield f"{section}.labelled.path", one.labelled.path
+            yield f"{section}.labelled.path", one.labelled.path, ("image", one.labelled.column)
     if pipeline.finetune is not None and pipeline.finetune.human is not None and "finetune" in ahead:
-        yield "finetune.human", pipeline.finetune.human
+        yield "finetune.human", pipeline.finetune.human, pairs
     if pipeline.evaluate is not None and "evaluate" in ahead:
-        yield "evaluate.heldout", pipeline.evaluate.heldout
+        yield "evaluate.heldout", pipeline.evaluate.heldout, keyed
         if pipeline.evaluate.truth is not None:
-            yield "evaluate.truth", pipeline.evaluate.truth
+            yield "evaluate.truth", pipeline.evaluate.truth, ()
 
 
 def _check_gpus(pipeline: Pipeline, ahead: set[str]) -> None:

@@ -91,6 +91,13 @@ def test_a_trial_that_was_stopped_and_went_on_counts_all_its_time(trial: Callabl
     assert bill.costs[0].hours == pytest.approx(10 / 3600)
 
 
+def test_a_run_that_is_done_is_its_own_measure(trial: Callable[..., Any], tmp_path: Path) -> None:
+    bill = estimate(trial(100, "run"), 100)
+    assert bill is not None
+    assert (bill.trial, bill.trial_rows) == (str(tmp_path / "run"), 100)
+    assert bill.costs[0].hours == pytest.approx(4 / 3600)
+
+
 @pytest.mark.parametrize("rows", [0, SMALLEST_TRIAL - 1])
 def test_without_a_trial_worth_its_name_there_is_no_bill(rows: int, trial: Callable[..., Any], tmp_path: Path) -> None:
     pipeline = trial(rows, summary=False) if rows else trial(100, "another-limit-100")

@@ -66,6 +66,7 @@ def run(tmp_path: Path) -> Path:
     select(SelectConfig(), candidates, str(folder / "round-1" / "dedup"), selection)
     write(
         WriteConfig(rows_per_shard=1),
+        policy=SelectConfig(),
         selection=f"{selection}/selection.parquet",
         candidates=candidates,
         pool=pools,
@@ -100,6 +101,17 @@ def test_a_row_id_finds_its_row_and_a_failed_one_says_why(run: Path) -> None:
     (row,) = explain(run, f"{CHUNKS[1]}-000001")
     assert (row["status"], row["error"], row["uid"]) == ("download_failed", "http_404", f"{3:032x}")
     assert row["rounds"][0]["captions"] == []
+
+
+def test_the_first_digits_of_a_uid_do_where_they_are_one_rows(run: Path) -> None:
+    chunk = run / "pool" / f"chunk-{CHUNKS[1]}.parquet"
+    table = pq.read_table(chunk)
+    uids = pa.array(["abcdef01" + "0" * 24, "abcdef02" + "0" * 24], pa.string())
+    pq.write_table(table.set_column(table.column_names.index("uid"), "uid", uids), chunk)
+    (row,) = explain(run, "abcdef01")
+    assert row["row_id"] == f"{CHUNKS[1]}-000000"
+    with pytest.raises(InputError, match=r"one uid that begins with abcdef, found abcdef010+, abcdef020+"):
+        explain(run, "abcdef")
 
 
 def test_a_run_that_has_only_a_pool_is_told_so_far(run: Path) -> None:

@@ -5,6 +5,8 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from capfilt.config.load import load_text
@@ -12,7 +14,7 @@ from capfilt.config.pipeline import Pipeline
 from capfilt.errors import CheckpointError, ConfigError, InputError
 from capfilt.plan import PlannedStage, plan_stages
 from capfilt.rounds import _until
-from capfilt.run.preflight import check_address, check_means
+from capfilt.run.preflight import check_address, check_means, missing_files
 
 YAML = """
 version: 1
@@ -136,3 +138,20 @@ def test_workers_of_this_machine_need_its_gpus_and_those_of_a_cluster_a_folder_t
     store = trains(tmp_path, "memory://bucket/run", "ray", 3)
     with pytest.raises(ConfigError, match="storage that every node sees"):
         check_means(store, stages(store))
+
+
+def test_a_file_of_pairs_without_its_columns_is_refused_before_any_work(
+    pipeline: Callable[..., Pipeline], tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"image": [b""], "caption": ["a"]}), tmp_path / "heldout.parquet")
+    asked = pipeline()
+    with pytest.raises(
+        InputError, match=r"decontaminate.0: expected the columns key, image, captions in .*found no captions, key"
+    ):
+        check_means(asked, stages(asked))
+
+
+def test_a_plan_names_the_files_that_are_not_there(pipeline: Callable[..., Pipeline], tmp_path: Path) -> None:
+    assert missing_files(pipeline()) == []
+    (tmp_path / "heldout.parquet").unlink()
+    assert missing_files(pipeline()) == [f"NOT THERE: dedup.decontaminate.0, {tmp_path}/heldout.parquet"]
