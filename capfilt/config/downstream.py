@@ -14,12 +14,13 @@ from capfilt.config.train import Losses, OptimConfig
 
 class HeadLosses(Losses):
     ce: float | None = Field(default=None, ge=0)  # cross-entropy of labels
+    bce: float | None = Field(default=None, ge=0)  # binary cross-entropy of answers
 
 
 class HeadOptim(OptimConfig):
     """What the training loop is told; `Fit` is what the user writes."""
 
-    losses: HeadLosses = HeadLosses(ce=1, lm=1)
+    losses: HeadLosses
 
 
 class Fit(Section):
@@ -32,8 +33,8 @@ class Fit(Section):
     weight_decay: float = Field(default=0.01, ge=0)
     threads: Positive | None = None  # CPU sums depend on it; null: what torch takes
 
-    def optim(self) -> HeadOptim:
-        return HeadOptim(**self.model_dump(), clip_norm=1.0)
+    def optim(self, lm_weight: float = 1) -> HeadOptim:
+        return HeadOptim(**self.model_dump(), clip_norm=1.0, losses=HeadLosses(ce=1, bce=1, lm=lm_weight))
 
 
 class Task(Section):
@@ -74,11 +75,13 @@ class VqaTask(FittedTask):
 
     kind: Literal["vqa"]
     by: Literal["rank", "generate", "classify"] | None = None
-    """rank: the most probable of `answers` (BLIP section 5.4). generate: open answers. classify: scores of `answers` from the
+    """rank: the most probable of `answers` (BLIP section 5.3). generate: open answers. classify: scores of `answers` from the
     joint representation (CoCa appendix B, SOHO section 4.3). null: rank for MED, classify for CoCa and SOHO."""
     answers: list[str] | None = None  # null: all answers of `train`
     rank_top_k: Positive = 128  # answers kept by their first token before whole answers are compared (BLIP: 128)
     decode: Decoding = Beam(kind="beam", beams=3, min_length=1, max_length=10)  # of `generate`
+    lm_weight: float | None = Field(default=None, ge=0)
+    """Of a CoCa's captioning loss on question and answer as one text, learnt beside the classes (CoCa appendix B). null: 1."""
 
 
 class EntailmentTask(FittedTask):
@@ -91,6 +94,9 @@ class TwoImagesTask(FittedTask):
     """Columns `image`, `image_2`, `text`, `label`: is the text true of the two pictures (NLVR2's form)?"""
 
     kind: Literal["two_images"]
+    by: Literal["merge", "apart"] | None = None
+    """merge: each layer looks at both pictures, MED's way (BLIP section 5.4). apart: the text is read with each, and what comes
+    out is put side by side (CoCa appendix B, SOHO section 4.3). null: merge for MED, apart for CoCa and SOHO."""
 
 
 class ZeroShotTask(Task):

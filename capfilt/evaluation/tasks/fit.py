@@ -27,9 +27,9 @@ class RowBatches:
         return self._make(self._order.take(step * self.pairs, self.pairs))
 
 
-def fit(module: nn.Module, rows: int, make: Callable[[Int64Array], Any], how: Fit, asked: Asked) -> None:
+def fit(module: nn.Module, rows: int, make: Callable[[Int64Array], Any], how: Fit, asked: Asked, *, lm_weight: float = 1) -> None:
     """Train `module` in place on batches made of some of `rows` rows; it answers `losses(batch)`, and ends in evaluation mode."""
     module.to(asked.device)
     batches = RowBatches(rows, how.batch_size, asked.seed % (1 << 32), make)
-    train(module, batches, how.optim(), work=asked.work / "fit", seed=asked.seed, device=asked.device)  # type: ignore[arg-type]
+    train(module, batches, how.optim(lm_weight), work=asked.work / "fit", seed=asked.seed, device=asked.device)  # type: ignore[arg-type]
     module.eval()

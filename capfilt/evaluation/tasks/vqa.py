@@ -1,7 +1,7 @@
 """Task `vqa`: answers to questions about pictures, ranked, written, or as classes.
 
-MED: question encoder and answer decoder (BLIP section 5.4). CoCa and SOHO: a classifier of the joint representation (CoCa's
-appendix B, SOHO section 4.3), which MED can be asked for too.
+MED: question encoder and answer decoder (BLIP section 5.3). CoCa and SOHO: a classifier of the joint representation (CoCa's
+appendix B, with the captioning loss of question and answer beside it; SOHO section 4.3), which MED can be asked for too.
 """
 
 import copy
@@ -17,6 +17,7 @@ from capfilt.evaluation.tasks.data import Labels, Rows, Shown, read_task
 from capfilt.evaluation.tasks.fit import fit
 from capfilt.evaluation.tasks.joint import classified, grounding
 from capfilt.identity import row_seed, stage_seed
+from capfilt.modeling.coca.network import CoCa
 from capfilt.modeling.med.network import MED
 from capfilt.modeling.med.vqa import Answered, MedVqa
 
@@ -37,6 +38,11 @@ def vqa(task: VqaTask, asked: Asked) -> Measured:
             f"{task.label}.by: expected classify for a {type(network).__name__}, which has no answer decoder, found {by}. "
             "Write by: classify, or name a MED"
         )
+    if task.lm_weight is not None and not isinstance(network, CoCa):
+        raise ConfigError(
+            f"{task.label}.lm_weight: expected it for a CoCa alone, found {task.lm_weight:g} for a {type(network).__name__}. "
+            "Leave it out"
+        )
     learnt, judged = read_task(task.train, COLUMNS), read_task(task.data, COLUMNS)
     answers = Labels([_plain(text) for text in task.answers or [row["answer"] for row in learnt]])
     truth = [_plain(row["answer"]) for row in judged]
@@ -45,6 +51,8 @@ def vqa(task: VqaTask, asked: Asked) -> Measured:
         kept = [row for row, number in zip(learnt, known, strict=True) if number >= 0]
         if not kept:
             raise ConfigError(f"{task.label}.answers: expected answers that {task.train} has, found none of them. Correct them")
+        lm_weight = 1.0 if task.lm_weight is None else task.lm_weight
+        writes = isinstance(network, CoCa) and lm_weight > 0
         found_N = classified(
             network,
             asked,
@@ -56,6 +64,9 @@ def vqa(task: VqaTask, asked: Asked) -> Measured:
             learnt_classes=known[known >= 0],
             judged=judged,
             classes=len(answers),
+            answers=True,
+            written=[f"{row['question']} {_plain(row['answer'])}" for row in kept] if writes else None,
+            lm_weight=lm_weight,
         )
         said = [answers.names[i] for i in found_N]
     else:

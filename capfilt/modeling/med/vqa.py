@@ -1,6 +1,6 @@
 """Questions about pictures as BLIP answers them: the question is read with the picture, the answer is written about the question.
 
-Gives question states, log-probabilities of given answers, ranks, open answers and the loss (BLIP section 5.4). The answer decoder
+Gives question states, log-probabilities of given answers, ranks, open answers and the loss (BLIP section 5.3). The answer decoder
 sees the question's states in place of the picture. Knows nothing of tokenising or files.
 
 Axes at the end of tensor names: B questions, S question tokens, W text width, A known answers, k of them compared, R answers

@@ -32,6 +32,17 @@ def test_a_network_learns_the_statements_it_is_shown(
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items()), "a copy learns, not the model"
 
 
+def test_a_med_may_read_two_pictures_apart_and_the_others_read_them_in_no_other_way(
+    data: Path, make_asked: Callable[..., Asked]
+) -> None:
+    files: Any = {"train": str(data / "train-two_images.parquet"), "data": str(data / "test-two_images.parquet")}
+    task = TwoImagesTask(kind="two_images", fit=Fit(steps=1), **files)
+    assert two_images(task, make_asked("med"))["by"] == "merge"
+    assert two_images(task.model_copy(update={"by": "apart"}), make_asked("med"))["by"] == "apart"
+    with pytest.raises(ConfigError, match=r"two_images\.by: expected apart for a CoCa, .* found merge"):
+        two_images(task.model_copy(update={"by": "merge"}), make_asked("coca"))
+
+
 def test_a_network_that_reads_no_text_with_a_picture_is_refused(
     data: Path, make_loaded: Callable[[str], Loaded], tmp_path: Path
 ) -> None:

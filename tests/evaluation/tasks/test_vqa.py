@@ -21,7 +21,7 @@ def few(data: Path, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize(("family", "by"), [("med", "rank"), ("med", "generate"), ("coca", None), ("soho", None)])
 def test_answers_are_learnt_by_each_family_in_its_way(family: str, by: Any, few: str, make_asked: Callable[..., Asked]) -> None:
-    fit = Fit(steps=80 if family == "med" else 50, batch_size=12, lr=0.005, threads=1)
+    fit = Fit(steps=50 if family == "soho" else 80, batch_size=12, lr=0.005, threads=1)
     task = VqaTask(kind="vqa", train=few, data=few, by=by, fit=fit, decode=Greedy(min_length=1, max_length=8))
     found = vqa(task, make_asked(family))
     assert found["by"] == (by or "classify")
@@ -36,3 +36,8 @@ def test_a_family_without_an_answer_decoder_is_told_so(few: str, make_asked: Cal
 def test_answers_that_the_training_rows_lack_are_refused(few: str, make_asked: Callable[..., Asked]) -> None:
     with pytest.raises(ConfigError, match=r"vqa\.answers: expected answers that .* has, found none"):
         vqa(VqaTask(kind="vqa", train=few, data=few, by="classify", answers=["maybe"]), make_asked("soho"))
+
+
+def test_only_a_coca_writes_beside_its_classes(few: str, make_asked: Callable[..., Asked]) -> None:
+    with pytest.raises(ConfigError, match=r"vqa\.lm_weight: expected it for a CoCa alone, found 1 for a SOHO"):
+        vqa(VqaTask(kind="vqa", train=few, data=few, lm_weight=1), make_asked("soho"))
