@@ -251,23 +251,26 @@ def caption(
 def evaluate(
     tasks: Annotated[str, typer.Argument(metavar="TASKS.yaml", help="A file with `model` and `tasks`; docs/evaluate.md.")],
     overrides: Set = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write what was measured here too, as JSON.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Keep what is measured here, as JSON; the same command then goes on.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what FILE holds already.")] = False,
 ) -> None:
     """Measure what a model can be used for: retrieval, captions, questions, statements, labels, clips. Trains new heads, where a
     task needs one, on a copy; the model stays as it is."""
-    import json
-
     from capfilt.config.load import load_evaluation
 
     asked = load_evaluation(tasks, overrides or ())
     from capfilt.evaluation.tasks import evaluate_tasks
+    from capfilt.run.progress import make_progress
+    from capfilt.run.signals import orderly
     from capfilt.show import show_measured
 
-    found = evaluate_tasks(asked, on_task=lambda name: print(name, file=sys.stderr, flush=True))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with orderly():
+        found = evaluate_tasks(asked, out=out, is_fresh=fresh, progress=make_progress())
     show_measured(found)
+    if out is not None:
+        print(out)
 
 
 @app.command(name="export-model")
@@ -288,14 +291,27 @@ def export_model(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    of: Annotated[
+        str, typer.Argument(metavar="[pipeline|evaluate]", help="Of a pipeline, or of the file of evaluate.")
+    ] = "pipeline",
+) -> None:
     """Print the JSON schema of pipeline files, for editors: capfilt schema > capfilt.schema.json"""
     import json
 
+    from capfilt.config.base import Section
+    from capfilt.config.downstream import Evaluation
     from capfilt.config.pipeline import Pipeline
 
+    known: dict[str, tuple[type[Section], str]] = {
+        "pipeline": (Pipeline, "capfilt pipeline"),
+        "evaluate": (Evaluation, "capfilt evaluate"),
+    }
+    if of not in known:
+        raise ConfigError(f"schema: expected {' or '.join(known)}, found {of!r}; name one of them")
+    section, title = known[of]
     dialect = "https://json-schema.org/draft/2020-12/schema"
-    print(json.dumps({"$schema": dialect, **Pipeline.model_json_schema(), "title": "capfilt pipeline"}, indent=2))
+    print(json.dumps({"$schema": dialect, **section.model_json_schema(), "title": title}, indent=2))
 
 
 # ── what the commands share ─────────────────────────────────────────────────────────────────────────────────

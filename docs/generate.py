@@ -13,22 +13,24 @@ from pydantic_core import PydanticUndefined
 
 from capfilt.config.architectures import Architecture
 from capfilt.config.base import Section, is_operational
+from capfilt.config.downstream import Evaluation
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.words import words_of
 
+WHOLE_FILES = ("pipeline file", "architecture file", "evaluation file")
 NOTE = "<!-- Written by docs/generate.py (make docs); change the code, not this page. -->\n"
 
 
 def configuration() -> str:
-    """The page of every key of a pipeline file and of an architecture file."""
+    """The page of every key of a pipeline file, of an architecture file and of the file of `capfilt evaluate`."""
     parts = [
         NOTE,
         "# Configuration\n",
         "Every key a pipeline file may have, section by section, in the order in which a run meets them; at the end,",
-        "the keys of an architecture file (`models/*.yaml`). Unknown keys are refused. *result* keys are part of a run's",
-        "fingerprint: changing one is refused for a run that has begun (`--fresh` or `--from` say otherwise).",
-        "*operational* keys may change between two starts. `{output}` in any text is the run folder; it is the only",
-        "placeholder. `--set a.b.0.c=value` overrides one value.\n",
+        "the keys of an architecture file (`models/*.yaml`) and of the file of `capfilt evaluate`. Unknown keys are",
+        "refused. *result* keys are part of a run's fingerprint: changing one is refused for a run that has begun",
+        "(`--fresh` or `--from` say otherwise). *operational* keys may change between two starts. `{output}` in any text",
+        "is the run folder; it is the only placeholder. `--set a.b.0.c=value` overrides one value.\n",
     ]
     done: set[type[Section]] = set()
     parts += _section("pipeline file", Pipeline, False, done)
@@ -36,6 +38,11 @@ def configuration() -> str:
     for family in get_args(Architecture):
         kind = get_args(family.model_fields["kind"].annotation)[0]
         parts += _section(f"architecture file (kind: {kind})", family, False, done)
+    parts += [
+        "# Evaluation file\n",
+        "What `capfilt evaluate` reads ([evaluate.md](evaluate.md)). A change of a *result* key measures the task anew.\n",
+    ]
+    parts += _section("evaluation file", Evaluation, False, done)
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -57,11 +64,11 @@ def _section(title: str, section: type[Section], operational: bool, done: set[ty
         for child in _sections(field.annotation):
             kind = child.model_fields.get("kind")
             tag = f" (kind: {get_args(kind.annotation)[0]})" if kind and len(_sections(field.annotation)) > 1 else ""
-            path = name if title in ("pipeline file", "architecture file") else f"{title.split(' (')[0]}.{name}"
+            path = name if title in WHOLE_FILES else f"{title.split(' (')[0]}.{name}"
             if title.startswith("architecture file ("):
                 path = f"{title.removesuffix(')').split(': ')[1]}.{name}"
             inner.append((path + tag, child, is_op))
-    level = "##" if title in ("pipeline file", "architecture file") or "." not in title else "###"
+    level = "##" if title in WHOLE_FILES or "." not in title else "###"
     out = [f"{level} {title}\n", *([doc.split("\n\n")[0].replace("\n", " ") + "\n"] if doc else [])]
     out += ["| key | value | default | | meaning |", "|---|---|---|---|---|", *rows, ""]
     for path, child, is_op in inner:

@@ -66,7 +66,8 @@ class CaptioningTask(Task):
     """Columns `image`, `captions`: CIDEr-D of generated texts."""
 
     kind: Literal["captioning"]
-    prompt: str = "a picture of "
+    embedding: str | None = None  # column of stored image embeddings, of which a ClipCap writes in place of pictures
+    prompt: str = "a picture of "  # words every caption begins with; they are not scored
     decode: Decoding = Beam(kind="beam", beams=3, max_length=20)
 
 

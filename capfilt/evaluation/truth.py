@@ -88,15 +88,28 @@ def read_rows(path: str, columns: tuple[str, ...], *, optional: tuple[str, ...] 
     Raises:
         InputError: If the file is missing, no Parquet, or lacks a column.
     """
+    table = open_table(path, columns)
+    there = [name for name in (*columns, *optional) if name in table.schema_arrow.names]
+    try:
+        rows: list[dict[str, Any]] = table.read(columns=there).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: expected a whole Parquet file, found {error}; write it again") from None
+    return rows
+
+
+def open_table(path: str, columns: tuple[str, ...]) -> pq.ParquetFile:
+    """The file, open, which has these columns.
+
+    Raises:
+        InputError: If it is missing, no Parquet, or lacks a column.
+    """
     try:
         table = pq.ParquetFile(cast(BinaryIO, fsspec.open(path, "rb").open()))
     except FileNotFoundError:
         raise InputError(f"{path}: expected a Parquet file, found none; check the path") from None
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: expected a Parquet file, found {error}; write it again") from None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: expected a Parquet file, found {error}; write it again, or name another") from None
     lacking = sorted(set(columns) - set(table.schema_arrow.names))
     if lacking:
         raise InputError(f"{path}: expected the columns {', '.join(columns)}, found no {', '.join(lacking)}; name another file")
-    there = [name for name in (*columns, *optional) if name in table.schema_arrow.names]
-    rows: list[dict[str, Any]] = table.read(columns=there).to_pylist()
-    return rows
+    return table

@@ -122,7 +122,7 @@ class JointClassifier(nn.Module):
     def classes(self, embeds_RND: Tensor, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """[B, C], from what the network's `encode_image` gives of each picture, row by row."""
         if self.twins is not None:
-            embeds_BIND = embeds_RND.unflatten(0, (len(ids_BT), self.images))
+            embeds_BIND = embeds_RND.view(len(ids_BT), self.images, *embeds_RND.shape[1:])
             states_BD = self.twins(ids_BT, mask_BT, embeds_BIND[:, 0], embeds_BIND[:, 1])
         else:
             ids_RT, mask_RT = (x.repeat_interleave(self.images, 0) for x in (ids_BT, mask_BT))

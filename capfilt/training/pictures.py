@@ -18,6 +18,7 @@ from torch import Tensor
 
 from capfilt.errors import InputError
 from capfilt.images import ImageError, decode_rgb
+from capfilt.modeling.clipcap.image import centre_square
 from capfilt.modeling.preprocess import to_uint8
 
 CACHE_BYTES = 2 << 30
@@ -34,6 +35,7 @@ class Pictures:
             disk the set's own size, in memory about 150 bytes per picture.
         change: Makes another square of a picture each time it is taken; then encoded bytes are what is kept.
         threads: That decode. They change no pixel.
+        takes_middle: Of a picture the middle square, as CLIP does; else it is squeezed.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Pictures:
         cache_bytes: int = CACHE_BYTES,
         threads: int = 2,
         change: Change | None = None,
+        takes_middle: bool = False,
     ) -> None:
         self.size = size
+        self._takes_middle = takes_middle
         self._change = change
         self.is_cached = change is None and capacity * 3 * size * size <= cache_bytes
         self._pool = ThreadPoolExecutor(threads, "decode")
@@ -118,6 +122,8 @@ class Pictures:
             picture = decode_rgb(data)
             if self._change is not None and place is not None:
                 picture = self._change(picture, place)
+            if self._takes_middle:
+                picture = centre_square(picture, self.size)
             return to_uint8([picture], self.size)[0]
         except ImageError as error:
             raise InputError(f"{name}: expected an encoded picture, found {error}; replace it or leave the row out") from None

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from capfilt.config.architectures.families import AnyArchitecture
+from capfilt.config.architectures import Architecture
 from capfilt.config.load import load_section
 from capfilt.modeling.batch import Batch
-from capfilt.modeling.families import build_network
+from capfilt.modeling.build import build
 from capfilt.modeling.heads import Examples, HeadTraining, JointClassifier, PooledHeads
 from capfilt.modeling.med import MED
 from tests.tiny import ARCHITECTURES
@@ -64,7 +64,7 @@ def test_two_pictures_are_read_in_one_pass_where_that_is_asked(model: MED, make_
 
 
 def _network(family: str) -> Any:
-    return build_network(load_section(ARCHITECTURES[family] + "max_text_length: 20\n", family, AnyArchitecture))
+    return build(load_section(ARCHITECTURES[family] + "max_text_length: 20\n", family, Architecture))
 
 
 def _examples(batch: Batch, labels: list[int], **more: Any) -> Examples:

@@ -3,7 +3,7 @@
 Knows nothing of single tasks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from capfilt.errors import ConfigError
+from capfilt.config.architectures import image_side
 from capfilt.evaluation.bootstrap import interval_of_ratio
+from capfilt.evaluation.tasks.data import Shown
 from capfilt.modeling.families import Loaded
 from capfilt.modeling.preprocess import normalise
+from capfilt.training.loop import StepReport
 
 Int64Array = npt.NDArray[np.int64]
 Measured = dict[str, Any]
@@ -35,12 +37,17 @@ class Asked:
     draws: int
     """Of the bootstrap."""
     batch_size: int
+    on_step: Callable[[StepReport], None] = lambda report: None
+    """Told how far a training is."""
 
     @property
     def size(self) -> int:
         """Pixels of the network's square."""
-        architecture: Any = self.loaded.architecture
-        return int(architecture.image.size)
+        return image_side(self.loaded.architecture)
+
+    def show(self, encoded: Sequence[Sequence[bytes]], spool: str, name: str) -> Shown:
+        """The pictures of rows as the network was trained to see them; `name` is said of one that is none."""
+        return Shown(encoded, self.size, self.work / spool, name, takes_middle=self.loaded.takes_middle)
 
     @property
     def model(self) -> Any:
@@ -76,14 +83,15 @@ class Asked:
         """As `share`, of any numbers."""
         return self.share(values)
 
+    def share_by_row(self, is_right: npt.ArrayLike, row_of: Int64Array, rows: int) -> Measured:
+        """As `share`, where several answers belong to a row: a draw takes all of a row's or none."""
+        values = np.asarray(is_right, dtype=np.float64)
+        counts = np.bincount(row_of, minlength=rows).astype(np.float64)
+        sums = np.bincount(row_of, values, rows).astype(np.float64)
+        interval = interval_of_ratio(sums, counts, draws=self.draws, seed=self.seed)
+        return {"value": float(values.mean()), "interval": list(interval)}
+
 
 def majority(labels: Int64Array) -> float:
     """Share of the most frequent label: what an answer without looking gets."""
     return float(np.bincount(labels).max() / len(labels))
-
-
-def refuse(asked: Asked, task: str, able: str) -> ConfigError:
-    """A family that cannot do a task."""
-    return ConfigError(
-        f"{task}: expected {able}, found a {type(asked.model).__name__}. Name another model, or leave the task out"
-    )

@@ -40,10 +40,13 @@ def read_task(path: str, columns: Sequence[str]) -> Rows:
 class Shown:
     """What each row shows: I pictures (one, two, or the frames of a clip), as uint8 squares; equal pictures are kept once."""
 
-    def __init__(self, encoded: Sequence[Sequence[bytes]], size: int, spool: Path, name: str) -> None:
+    def __init__(
+        self, encoded: Sequence[Sequence[bytes]], size: int, spool: Path, name: str, *, takes_middle: bool = False
+    ) -> None:
+        """`takes_middle`: of each picture the middle square, not all of it squeezed."""
         per_row = len(encoded[0])
         flat = [data for row in encoded for data in row]
-        self._pictures = Pictures(size, len(flat), spool=spool)
+        self._pictures = Pictures(size, len(flat), spool=spool, takes_middle=takes_middle)
         self._index_BI: Int64Array = np.array(
             self._pictures.add(flat, [f"{name} row {i // per_row}" for i in range(len(flat))]), dtype=np.int64
         ).reshape(-1, per_row)

@@ -31,5 +31,6 @@ def fit(module: nn.Module, rows: int, make: Callable[[Int64Array], Any], how: Fi
     """Train `module` in place on batches made of some of `rows` rows; it answers `losses(batch)`, and ends in evaluation mode."""
     module.to(asked.device)
     batches = RowBatches(rows, how.batch_size, asked.seed % (1 << 32), make)
-    train(module, batches, how.optim(lm_weight), work=asked.work / "fit", seed=asked.seed, device=asked.device)  # type: ignore[arg-type]
+    told: Any = {"work": asked.work / "fit", "seed": asked.seed, "device": asked.device, "on_step": asked.on_step}
+    train(module, batches, how.optim(lm_weight), **told)  # type: ignore[arg-type]
     module.eval()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from capfilt.config.downstream import FrozenClassifierTask, VideoClassificationTask
-from capfilt.evaluation.tasks.base import Asked, Int64Array, Measured, majority, refuse
+from capfilt.evaluation.tasks.able import check_family
+from capfilt.evaluation.tasks.base import Asked, Int64Array, Measured, majority
 from capfilt.evaluation.tasks.data import Labels, Rows, Shown, read_task
 from capfilt.evaluation.tasks.fit import fit
 from capfilt.evaluation.tasks.retrieval import clips
@@ -56,10 +57,10 @@ def frozen_classifier(task: FrozenClassifierTask, asked: Asked) -> Measured:
     Raises:
         ConfigError: If the network gives no tokens of a picture.
     """
-    _need_tokens(asked, task.label)
+    check_family(task, asked.loaded)
 
     def show(rows: Rows, path: str) -> Shown:
-        return Shown([[row["image"]] for row in rows], asked.size, asked.work / f"pictures-{path == task.train}", path)
+        return asked.show([[row["image"]] for row in rows], f"pictures-{path == task.train}", path)
 
     return _classified(task, asked, ("image", *task.columns), tuple(task.columns), show, frames=0)
 
@@ -70,7 +71,7 @@ def video_classification(task: VideoClassificationTask, asked: Asked) -> Measure
     Raises:
         ConfigError: If the network gives no tokens of a picture.
     """
-    _need_tokens(asked, task.label)
+    check_family(task, asked.loaded)
     frames = task.frames if task.frame_positions == "learned" else 0
     return _classified(
         task,
@@ -80,11 +81,6 @@ def video_classification(task: VideoClassificationTask, asked: Asked) -> Measure
         lambda rows, path: clips(rows, task.frames, asked, path),
         frames=frames,
     )
-
-
-def _need_tokens(asked: Asked, label: str) -> None:
-    if not isinstance(asked.model, MED | CoCa | SOHO):
-        raise refuse(asked, label, "a MED, CoCa or SOHO")
 
 
 def _classified(

@@ -6,9 +6,9 @@ Ranks and recalls are `evaluation.retrieval`'s.
 import numpy as np
 
 from capfilt.config.downstream import RetrievalTask, VideoRetrievalTask
-from capfilt.errors import ConfigError
 from capfilt.evaluation.retrieval import Float32Array, Ranks, rank_by_itc, rank_by_itm
-from capfilt.evaluation.tasks.base import Asked, Int64Array, Measured, refuse
+from capfilt.evaluation.tasks.able import check_family
+from capfilt.evaluation.tasks.base import Asked, Int64Array, Measured
 from capfilt.evaluation.tasks.data import Shown, evenly, read_task
 from capfilt.evaluation.tasks.similar import PairMatcher, clip_features, cosines, image_embeds, text_features
 from capfilt.modeling.blip2.qformer import QFormer
@@ -25,17 +25,12 @@ def retrieval(task: RetrievalTask, asked: Asked) -> Measured:
     Raises:
         ConfigError: If the network neither contrasts nor matches, or is asked to re-rank without ITM.
     """
-    model = asked.model
-    if not isinstance(model, MED | CoCa | QFormer | SOHO):
-        raise refuse(asked, task.label, "a MED, CoCa, BLIP-2 of stage 1, or SOHO")
-    if isinstance(model, CoCa) and task.rerank_top_k:
-        raise ConfigError(
-            f"{task.label}.rerank_top_k: expected 0 for a CoCa, which has no ITM, found {task.rerank_top_k}. Leave it out"
-        )
+    check_family(task, asked.loaded)
+    model: MED | CoCa | QFormer | SOHO = asked.model
     rows = read_task(task.data, ("image", "captions"))
     texts = [str(text) for row in rows for text in row["captions"]]
     image_of_text_M: Int64Array = np.repeat(np.arange(len(rows)), [len(row["captions"]) for row in rows])
-    shown = Shown([[row["image"]] for row in rows], asked.size, asked.work / "pictures", task.data)
+    shown = asked.show([[row["image"]] for row in rows], "pictures", task.data)
     embeds = image_embeds(asked, shown)
     shown.close()
     if isinstance(model, SOHO):
@@ -48,7 +43,8 @@ def retrieval(task: RetrievalTask, asked: Asked) -> Measured:
         top_k = default if task.rerank_top_k is None else task.rerank_top_k
     itm = PairMatcher(asked, embeds, texts)
     ranks = rank_by_itm(sims_NM, image_of_text_M, top_k, itm) if top_k else rank_by_itc(sims_NM, image_of_text_M)
-    return {"n": len(rows), "texts": len(texts), "rerank_top_k": top_k, **_recalls(asked, ranks, task.recall_at)}
+    found = _recalls(asked, ranks, image_of_text_M, task.recall_at)
+    return {"n": len(rows), "texts": len(texts), "rerank_top_k": top_k, **found}
 
 
 def video_retrieval(task: VideoRetrievalTask, asked: Asked) -> Measured:
@@ -57,8 +53,7 @@ def video_retrieval(task: VideoRetrievalTask, asked: Asked) -> Measured:
     Raises:
         ConfigError: If the network has no common space with one vector per picture.
     """
-    if not isinstance(asked.model, MED | CoCa):
-        raise refuse(asked, task.label, "a MED or CoCa")
+    check_family(task, asked.loaded)
     rows = read_task(task.data, ("frames", "captions"))
     texts = [str(text) for row in rows for text in row["captions"]]
     image_of_text_M: Int64Array = np.repeat(np.arange(len(rows)), [len(row["captions"]) for row in rows])
@@ -66,15 +61,17 @@ def video_retrieval(task: VideoRetrievalTask, asked: Asked) -> Measured:
     sims_NM: Float32Array = (clip_features(asked, shown) @ text_features(asked, texts).T).float().cpu().numpy()
     shown.close()
     ranks = rank_by_itc(sims_NM, image_of_text_M)
-    return {"n": len(rows), "texts": len(texts), "frames": task.frames, **_recalls(asked, ranks, task.recall_at)}
+    found = _recalls(asked, ranks, image_of_text_M, task.recall_at)
+    return {"n": len(rows), "texts": len(texts), "frames": task.frames, **found}
 
 
 def clips(rows: list[dict[str, list[bytes]]], frames: int, asked: Asked, name: str) -> Shown:
     """`frames` frames of each row's, at equal distances."""
     taken = [[row["frames"][i] for i in evenly(len(row["frames"]), frames)] for row in rows]
-    return Shown(taken, asked.size, asked.work / f"clips-{len(list(asked.work.glob('clips-*')))}", name)
+    return asked.show(taken, f"clips-{len(list(asked.work.glob('clips-*')))}", name)
 
 
-def _recalls(asked: Asked, ranks: Ranks, at: list[int]) -> Measured:
+def _recalls(asked: Asked, ranks: Ranks, image_of_text_M: Int64Array, at: list[int]) -> Measured:
+    rows = len(ranks.of_text_N)
     found: Measured = {f"text_r{k}": asked.share(ranks.of_text_N < k) for k in at}
-    return found | {f"image_r{k}": asked.share(ranks.of_image_M < k) for k in at}
+    return found | {f"image_r{k}": asked.share_by_row(ranks.of_image_M < k, image_of_text_M, rows) for k in at}

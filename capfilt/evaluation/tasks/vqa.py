@@ -12,10 +12,11 @@ import torch
 
 from capfilt.config.downstream import VqaTask
 from capfilt.errors import ConfigError
+from capfilt.evaluation.tasks.able import check_family
 from capfilt.evaluation.tasks.base import Asked, Int64Array, Measured, majority
 from capfilt.evaluation.tasks.data import Labels, Rows, Shown, read_task
 from capfilt.evaluation.tasks.fit import fit
-from capfilt.evaluation.tasks.joint import classified, grounding
+from capfilt.evaluation.tasks.joint import classified
 from capfilt.identity import row_seed, stage_seed
 from capfilt.modeling.coca.network import CoCa
 from capfilt.modeling.med.network import MED
@@ -31,18 +32,8 @@ def vqa(task: VqaTask, asked: Asked) -> Measured:
     Raises:
         ConfigError: If the network cannot answer, or not in the way asked for.
     """
-    network = grounding(asked, task.label)
-    by = task.by or ("rank" if isinstance(network, MED) else "classify")
-    if by != "classify" and not isinstance(network, MED):
-        raise ConfigError(
-            f"{task.label}.by: expected classify for a {type(network).__name__}, which has no answer decoder, found {by}. "
-            "Write by: classify, or name a MED"
-        )
-    if task.lm_weight is not None and not isinstance(network, CoCa):
-        raise ConfigError(
-            f"{task.label}.lm_weight: expected it for a CoCa alone, found {task.lm_weight:g} for a {type(network).__name__}. "
-            "Leave it out"
-        )
+    check_family(task, asked.loaded)
+    by = task.by or ("rank" if isinstance(asked.model, MED) else "classify")
     learnt, judged = read_task(task.train, COLUMNS), read_task(task.data, COLUMNS)
     answers = Labels([_plain(text) for text in task.answers or [row["answer"] for row in learnt]])
     truth = [_plain(row["answer"]) for row in judged]
@@ -52,12 +43,13 @@ def vqa(task: VqaTask, asked: Asked) -> Measured:
         if not kept:
             raise ConfigError(f"{task.label}.answers: expected answers that {task.train} has, found none of them. Correct them")
         lm_weight = 1.0 if task.lm_weight is None else task.lm_weight
-        writes = isinstance(network, CoCa) and lm_weight > 0
+        writes = isinstance(asked.model, CoCa) and lm_weight > 0
         found_N = classified(
-            network,
             asked,
             task.label,
             task.fit,
+            train=task.train,
+            data=task.data,
             pictures=("image",),
             text="question",
             learnt=kept,
@@ -98,10 +90,10 @@ def _answered(task: VqaTask, asked: Asked, is_ranked: bool, answers: list[str], 
         questions = asked.tokens([str(learnt[i]["question"]) for i in rows_B])
         return Answered(pixels(shown, rows_B), *questions, *asked.tokens([_plain(learnt[i]["answer"]) for i in rows_B]))
 
-    shown = Shown([[row["image"]] for row in learnt], asked.size, asked.work / "pictures-train", task.train)
+    shown = asked.show([[row["image"]] for row in learnt], "pictures-train", task.train)
     fit(network, len(learnt), batch, task.fit, asked)
     shown.close()
-    shown = Shown([[row["image"]] for row in judged], asked.size, asked.work / "pictures-data", task.data)
+    shown = asked.show([[row["image"]] for row in judged], "pictures-data", task.data)
     ids_AT, mask_AT = asked.tokens(answers)
     tokenizer: Any = asked.loaded.tokenizer
     said: list[str] = []

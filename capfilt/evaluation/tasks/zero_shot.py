@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from capfilt.config.downstream import ZeroShotTask
 from capfilt.errors import InputError
-from capfilt.evaluation.tasks.base import Asked, Measured, majority, refuse
-from capfilt.evaluation.tasks.data import Labels, Shown, read_task
+from capfilt.evaluation.tasks.able import check_family
+from capfilt.evaluation.tasks.base import Asked, Measured, majority
+from capfilt.evaluation.tasks.data import Labels, read_task
 from capfilt.evaluation.tasks.similar import cosines, image_embeds, text_features
 from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.coca.network import CoCa
@@ -23,9 +24,8 @@ def zero_shot(task: ZeroShotTask, asked: Asked) -> Measured:
         ConfigError: If the network has no common space of pictures and texts.
         InputError: If a row's label is none of `labels`.
     """
-    model = asked.model
-    if not isinstance(model, MED | CoCa | QFormer):
-        raise refuse(asked, task.label, "a MED, CoCa or BLIP-2 of stage 1")
+    check_family(task, asked.loaded)
+    model: MED | CoCa | QFormer = asked.model
     rows = read_task(task.data, ("image", task.column))
     labels = Labels(task.labels if task.labels is not None else [row[task.column] for row in rows])
     truth_N = labels.numbers([row[task.column] for row in rows])
@@ -35,7 +35,7 @@ def zero_shot(task: ZeroShotTask, asked: Asked) -> Measured:
     texts = [template.format(label=name) for name in labels.names for template in task.templates]
     features_ME = text_features(asked, texts)
     class_CE = F.normalize(features_ME.view(len(labels), len(task.templates), -1).mean(1), dim=-1)
-    shown = Shown([[row["image"]] for row in rows], asked.size, asked.work / "pictures", task.data)
+    shown = asked.show([[row["image"]] for row in rows], "pictures", task.data)
     sims_NC = cosines(model, image_embeds(asked, shown), class_CE)
     shown.close()
     is_right = np.argmax(sims_NC, axis=1) == truth_N

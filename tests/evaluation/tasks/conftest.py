@@ -6,11 +6,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from capfilt.config.architectures import Architecture
+from capfilt.config.architectures.blip2 import LanguageConfig
 from capfilt.config.load import load_section
 from capfilt.evaluation.tasks.base import Asked
 from capfilt.miniweb.tasks import build_tasks
+from capfilt.modeling.blip2.build import build_blip2
+from capfilt.modeling.blip2.language import FrozenLanguage
 from capfilt.modeling.build import build
 from capfilt.modeling.families import Loaded
 from capfilt.modeling.tokenizer import Tokenizer
@@ -25,7 +29,13 @@ ARCHITECTURES = {
     "embed_dim: 16, max_text_length: 40, init_std: 0.1}",
     "soho": "{kind: soho, image: {size: 32, stem: small, block: basic, width: 16, blocks: [1, 1]}, dictionary: {codes: 16}, "
     f"text: {TEXT.replace('CLS', 'CLS, mask_id: 4')}, init_std: 0.1}}",
+    "clipcap": f"{{kind: clipcap, embed_dim: 16, image: {IMAGE.replace('KIND', 'kind: med')}, "
+    "prefix_length: 2, mapper: {kind: mlp}, text: {vocabulary: trained, vocab_size: VOCAB, width: 32, heads: 2, layers: 1, "
+    "max_positions: 60, dropout: 0, end_id: 3}, "
+    "learns: mapper_and_text, max_text_length: 40}",
 }
+"""`make_loaded` knows two more, BLIP-2's second stage: blip2_gpt with a decoder-only language model, blip2_t5 with an
+encoder-decoder."""
 
 
 @pytest.fixture(scope="session")
@@ -50,11 +60,32 @@ def tokenizer(data: Path) -> Tokenizer:
 @pytest.fixture
 def make_loaded(tokenizer: Tokenizer) -> Callable[[str], Loaded]:
     def make(family: str) -> Loaded:
-        told = ARCHITECTURES[family].replace("CLS", "pad_id: 0, cls_id: 2, sep_id: 3").replace("VOCAB", str(len(tokenizer)))
-        architecture = load_section(told, family, Architecture)
+        told = ARCHITECTURES[family.split("_")[0]]
+        told = told.replace("CLS", "pad_id: 0, cls_id: 2, sep_id: 3").replace("VOCAB", str(len(tokenizer)))
+        architecture: Any = load_section(told, family, Architecture)
+        if family.startswith("blip2_"):
+            second = {"roles": (), "language": LanguageConfig(checkpoint="none")}
+            architecture = architecture.model_copy(update=second)
+            model = build_blip2(architecture, seed=0, language=_language(family, len(tokenizer)))
+            return Loaded(model.eval(), architecture, tokenizer)
         return Loaded(build(architecture, seed=0).eval(), architecture, tokenizer)
 
     return make
+
+
+def _language(family: str, vocabulary: int) -> FrozenLanguage:
+    from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+
+    ends = {"eos_token_id": 3, "pad_token_id": 0, "bos_token_id": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if family == "blip2_gpt":
+            small = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 60}
+            return FrozenLanguage(GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, **small, **ends)))
+        sizes = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 1, "num_heads": 2}
+        return FrozenLanguage(
+            T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, decoder_start_token_id=0, **sizes, **ends))
+        )
 
 
 @pytest.fixture
