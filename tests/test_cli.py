@@ -119,11 +119,20 @@ def test_the_schema_describes_a_pipeline_and_its_kinds(
     assert "read" in described["properties"]
     assert described["additionalProperties"] is False
     assert described["properties"]["resources"]["operational"] is True
-    assert set(described["$defs"]["CaptionConfig"]["properties"]["captioner"]["discriminator"]["mapping"]) >= {
-        "med",
-        "trained",
-        "custom",
-    }
+    one, several = described["$defs"]["CaptionConfig"]["properties"]["captioner"]["oneOf"]
+    for choice in (one, several["items"]):
+        assert set(choice["discriminator"]["mapping"]) >= {"med", "trained", "custom"}
+
+
+def test_the_schema_of_an_evaluation_describes_its_tasks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "schema", "evaluate") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert (described["title"], described["required"]) == ("capfilt evaluate", ["model", "tasks"])
+    assert "vqa" in described["properties"]["tasks"]["items"]["discriminator"]["mapping"]
+    assert call(monkeypatch, "schema", "soup") == 2
+    assert "schema: expected pipeline or evaluate, found 'soup'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["", "missing", "file", "a" * 300])
