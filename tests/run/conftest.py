@@ -34,16 +34,18 @@ def shade(image):
     return image.getpixel((0, 0))[0]
 
 class Captioner:
-    """Says the picture's shade and its seed; `boom`, `die` and `bug` name shades it cannot stand."""
+    """Says the picture's shade and its seed; `boom`, `die`, `hog` and `bug` name shades it cannot stand."""
     name = "fake-captioner"
-    def __init__(self, boom=-1, die=-1, bug=-1):
-        self.boom, self.die, self.bug = boom, die, bug
+    def __init__(self, boom=-1, die=-1, hog=-1, bug=-1):
+        self.boom, self.die, self.hog, self.bug = boom, die, hog, bug
     def caption(self, images, *, seeds):
         shades = [shade(image) for image in images]
         if self.boom in shades:
             raise RuntimeError("boom")
         if self.die in shades:
-            os._exit(9)
+            os.kill(os.getpid(), 9)  # as the kernel does where memory is out
+        if self.hog in shades:
+            np.ones(1 << 32, dtype=np.uint8)  # 4 GiB
         if self.bug in shades:
             from capfilt.errors import ContractError
             raise ContractError("a bug")

@@ -90,6 +90,7 @@ def test_over_the_budget_the_run_ends_and_the_same_command_retries_just_that_chu
     asked: list[int] = []
     monkeypatch.setattr(capfilt_fakes.Captioner, "__init__", lambda self, boom: setattr(self, "boom", -1))
     monkeypatch.setattr(capfilt_fakes.Captioner, "die", -1, raising=False)
+    monkeypatch.setattr(capfilt_fakes.Captioner, "hog", -1, raising=False)
     monkeypatch.setattr(capfilt_fakes.Captioner, "bug", -1, raising=False)
     caption = capfilt_fakes.Captioner.caption
 
