@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from capfilt.config.architectures.parts import TextConfig
+from capfilt.config.architectures.parts import BertConfig
 from capfilt.modeling.layers import CrossAttention, FeedForward, KeysValues, SelfAttention, activate, attend, join_heads
 
 MASKED = -10_000.0
@@ -21,7 +21,7 @@ MASKED = -10_000.0
 class TextEmbeddings(nn.Module):
     """Word plus position, normalised; BLIP has no token types."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.words = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Embedding(config.max_positions, config.width)
@@ -39,7 +39,7 @@ class TextEmbeddings(nn.Module):
 class SelfBlock(nn.Module):
     """Self-attention, residual, norm. The one part that the encoder and the decoder do not share."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.attention = SelfAttention(config.width, config.heads, config.attention_dropout)
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
@@ -75,7 +75,7 @@ class SelfBlock(nn.Module):
 class CrossBlock(nn.Module):
     """Cross-attention to the image, residual, norm."""
 
-    def __init__(self, config: TextConfig, image_width: int) -> None:
+    def __init__(self, config: BertConfig, image_width: int) -> None:
         super().__init__()
         self.attention = CrossAttention(config.width, image_width, config.heads, config.attention_dropout)
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
@@ -89,7 +89,7 @@ class CrossBlock(nn.Module):
 class FeedForwardBlock(nn.Module):
     """Feed-forward, residual, norm."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.mlp = FeedForward(config.width, config.intermediate, config.activation)
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
@@ -119,14 +119,14 @@ class TextTower(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     @classmethod
-    def new(cls, config: TextConfig, image_width: int) -> "TextTower":
+    def new(cls, config: BertConfig, image_width: int) -> "TextTower":
         layers = (
             TextLayer(SelfBlock(config), CrossBlock(config, image_width), FeedForwardBlock(config)) for _ in range(config.layers)
         )
         return cls(TextEmbeddings(config), layers)
 
     @classmethod
-    def sharing(cls, config: TextConfig, other: "TextTower") -> "TextTower":
+    def sharing(cls, config: BertConfig, other: "TextTower") -> "TextTower":
         """A tower with its own self-attention and all else shared with `other`."""
         return cls(
             other.embeddings, (TextLayer(SelfBlock(config), layer.cross, layer.feed_forward) for layer in other.in_order())
@@ -219,7 +219,7 @@ class TextTower(nn.Module):
 class LanguageHead(nn.Module):
     """BERT's prediction head: dense, activation, norm, projection to the vocabulary, tied to the embedding `words` if given."""
 
-    def __init__(self, config: TextConfig, words: nn.Embedding | None) -> None:
+    def __init__(self, config: BertConfig, words: nn.Embedding | None) -> None:
         super().__init__()
         self.activation = config.activation
         self.dense = nn.Linear(config.width, config.width)

@@ -7,26 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from capfilt.config.architectures.parts import Activation, Role, TextConfig, VisionConfig
-from capfilt.config.base import Positive, Section, Share
-
-_SHARED_WITH_BERT = (
-    "vocabulary",
-    "vocab_size",
-    "width",
-    "layers",
-    "heads",
-    "intermediate",
-    "max_positions",
-    "dropout",
-    "attention_dropout",
-    "norm_eps",
-    "activation",
-    "tied_vocabulary",
-    "pad_id",
-    "cls_id",
-    "sep_id",
-)
+from capfilt.config.architectures.parts import CLIP_MEAN, CLIP_STD, BertConfig, Rgb, Role, VisionConfig, check_ids, check_length
+from capfilt.config.base import Positive, Section
 
 
 class Blip2Image(VisionConfig):
@@ -41,26 +23,9 @@ class Blip2Image(VisionConfig):
     the Q-Former's own."""
 
 
-class QFormerConfig(Section):
-    """The Q-Former: a BERT (post-norm) that texts and learned queries run through together (BLIP-2 section 3.1)."""
+class QFormerConfig(BertConfig):
+    """The Q-Former: a BERT that texts and learned queries run through together (BLIP-2 section 3.1)."""
 
-    vocabulary: Literal["bert", "trained"] = "bert"
-    """bert: bert-base-uncased's WordPiece. trained: one trained on the run's texts; `vocab_size` is then an upper bound."""
-    vocab_size: Positive
-    """All tokens, [DEC] included."""
-    width: Positive
-    layers: Positive
-    heads: Positive
-    intermediate: Positive
-    """Hidden width of the feed-forwards; queries and texts have one each."""
-    max_positions: Positive = 512
-    """Of texts; queries have no positions."""
-    dropout: Share = 0.0
-    """Of embeddings and of each block's output, in training (BLIP-2 0.1)."""
-    attention_dropout: Share = 0.0
-    """Of attention weights, in training (BLIP-2 0.1)."""
-    norm_eps: float = 1e-12
-    activation: Activation = "gelu"
     tied_vocabulary: bool = True
     """The output projection is the word embedding."""
     pad_id: int = 0
@@ -75,16 +40,11 @@ class QFormerConfig(Section):
     """Queries look at the picture in layers 0, n, 2 n …"""
 
     @model_validator(mode="after")
-    def _is_a_bert(self) -> Self:
-        self.bert  # noqa: B018  raises what a BERT cannot be
+    def _ids_are_tokens(self) -> Self:
+        check_ids(self.vocabulary, self.vocab_size, pad_id=self.pad_id, cls_id=self.cls_id, sep_id=self.sep_id)
         if self.dec_id is not None and not 0 <= self.dec_id < self.vocab_size:
             raise ValueError(f"dec_id {self.dec_id} is no token of a vocabulary of {self.vocab_size}: say which id it has")
         return self
-
-    @property
-    def bert(self) -> TextConfig:
-        """What the Q-Former has in common with every text tower: the sizes of its blocks."""
-        return TextConfig(**{name: getattr(self, name) for name in _SHARED_WITH_BERT})
 
     @property
     def first_id(self) -> int:
@@ -119,15 +79,13 @@ class Blip2Architecture(Section):
     """Of the norm between image encoder and Q-Former, which learns (LAVIS 1e-5; transformers' folders say 1e-6)."""
     max_text_length: Positive = 32
     """Tokens of a text, specials counted."""
-    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    image_mean: Rgb = CLIP_MEAN
+    image_std: Rgb = CLIP_STD
     init_std: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of fresh linear and embedding weights, and of the queries."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.roles and self.max_text_length > self.text.max_positions:
-            raise ValueError(
-                f"max_text_length {self.max_text_length} is above text.max_positions {self.text.max_positions}: lower it"
-            )
+        if self.roles:
+            check_length(self.max_text_length, self.text.max_positions)
         return self

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from capfilt.config.architectures.parts import Activation, Role, VisionConfig
+from capfilt.config.architectures.parts import CLIP_MEAN, CLIP_STD, Activation, Rgb, Role, VisionConfig, check_heads, check_ids
 from capfilt.config.base import Positive, Section, Share
 
 
@@ -89,11 +89,8 @@ class GptConfig(Section):
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}: change one of them")
-        for name, token in (("end_id", self.end_id), ("pad_id", self.pad_id)):
-            if self.vocabulary == "gpt2" and token >= self.vocab_size:
-                raise ValueError(f"{name} {token} is no token of a vocabulary of {self.vocab_size}: say which id it has")
+        check_heads(self.width, self.heads)
+        check_ids(self.vocabulary, self.vocab_size, end_id=self.end_id, pad_id=self.pad_id)
         return self
 
 
@@ -119,8 +116,8 @@ class ClipCapArchitecture(Section):
     0, which is its padding, but also a true '!'."""
     max_text_length: Positive = 40
     """Tokens of a text, the ending one counted; the prefix is not."""
-    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    image_mean: Rgb = CLIP_MEAN
+    image_std: Rgb = CLIP_STD
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -7,7 +7,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from capfilt.config.architectures.parts import Activation, Role, VisionConfig
+from capfilt.config.architectures.parts import (
+    CLIP_MEAN,
+    CLIP_STD,
+    Activation,
+    Rgb,
+    Role,
+    VisionConfig,
+    check_heads,
+    check_ids,
+    check_length,
+)
 from capfilt.config.base import Positive, Section
 
 
@@ -77,8 +87,7 @@ class CocaPoolerConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}: change one of them")
+        check_heads(self.width, self.heads)
         if self.layout == "joint" and self.queries < 2:
             raise ValueError("layout: joint needs at least 2 queries, one for the contrastive loss and one for the decoder")
         if self.layout == "joint" and self.norm == "before":
@@ -116,11 +125,8 @@ class CocaTextConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}: change one of them")
-        for name, token in (("pad_id", self.pad_id), ("cls_id", self.cls_id), ("sep_id", self.sep_id)):
-            if self.vocabulary != "trained" and not 0 <= token < self.vocab_size:
-                raise ValueError(f"{name} {token} is no token of a vocabulary of {self.vocab_size}: say which id it has")
+        check_heads(self.width, self.heads)
+        check_ids(self.vocabulary, self.vocab_size, pad_id=self.pad_id, cls_id=self.cls_id, sep_id=self.sep_id)
         return self
 
 
@@ -147,8 +153,8 @@ class CocaArchitecture(Section):
     """Width of the common image-text space."""
     max_text_length: Positive = 76
     """Tokens of a text in training, specials counted."""
-    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    image_mean: Rgb = CLIP_MEAN
+    image_std: Rgb = CLIP_STD
     init_std: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of fresh linear and embedding weights."""
 
@@ -158,10 +164,7 @@ class CocaArchitecture(Section):
             raise ValueError(
                 f"text.width {self.text.width} is not a multiple of multimodal.heads {self.multimodal.heads}: change one of them"
             )
-        if self.max_text_length > self.text.max_positions:
-            raise ValueError(
-                f"max_text_length {self.max_text_length} is above text.max_positions {self.text.max_positions}: lower it"
-            )
+        check_length(self.max_text_length, self.text.max_positions)
         return self
 
     @property

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from capfilt.config.architectures.parts import Role, TextConfig, VisionConfig
+from capfilt.config.architectures.parts import CLIP_MEAN, CLIP_STD, Rgb, Role, TextConfig, VisionConfig, check_length
 from capfilt.config.base import Positive, Section, Share
 
 
@@ -31,15 +31,12 @@ class MedArchitecture(Section):
     (BLIP_ITM, and transformers after it) feeds [CLS] to the same weights."""
     max_text_length: Positive = 30
     """Tokens of a text in pre-training, specials counted."""
-    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    image_mean: Rgb = CLIP_MEAN
+    image_std: Rgb = CLIP_STD
     init_std: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of fresh linear and embedding weights."""
 
     @model_validator(mode="after")
     def _text_fits(self) -> Self:
-        if self.max_text_length > self.text.max_positions:
-            raise ValueError(
-                f"max_text_length {self.max_text_length} is above text.max_positions {self.text.max_positions}: lower it"
-            )
+        check_length(self.max_text_length, self.text.max_positions)
         return self

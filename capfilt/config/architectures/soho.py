@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from capfilt.config.architectures.parts import Activation, Role, TextConfig
+from capfilt.config.architectures.parts import BertConfig, Rgb, Role, check_ids, check_length
 from capfilt.config.base import Positive, Section, Share
 
 
@@ -73,43 +73,21 @@ class VisualDictionaryConfig(Section):
     """Batch norm behind the 1x1 convolutions that make features and gate."""
 
 
-class SohoTextConfig(Section):
-    """The cross-modal transformer: a BERT (post-norm, bidirectional) over text tokens and visual tokens together."""
+class SohoTextConfig(BertConfig):
+    """The cross-modal transformer: a BERT (bidirectional) over text tokens and visual tokens together."""
 
-    vocabulary: Literal["bert", "trained"] = "bert"
-    """bert: bert-base-uncased's WordPiece. trained: WordPiece trained on the run's texts; `vocab_size` is then an upper bound."""
-    vocab_size: Positive
-    width: Positive
-    """Of visual tokens and of the dictionary too."""
-    layers: Positive
-    heads: Positive
-    intermediate: Positive
-    """Hidden width of the feed-forward."""
-    max_positions: Positive = 512
-    dropout: Share = 0.0
-    """Of text embeddings and of each block's output, in training (SOHO 0.1)."""
-    attention_dropout: Share = 0.0
-    """Of attention weights, in training (SOHO 0.1)."""
-    norm_eps: float = 1e-12
-    activation: Activation = "gelu"
     pad_id: int = 0
     cls_id: int = 101
     sep_id: int = 102
     mask_id: int = 103
 
     @model_validator(mode="after")
-    def _is_a_bert(self) -> Self:
-        self.bert  # noqa: B018  raises what a BERT cannot be
-        if self.vocabulary == "bert" and not 0 <= self.mask_id < self.vocab_size:
-            raise ValueError(f"mask_id {self.mask_id} is no token of a vocabulary of {self.vocab_size}: say which id it has")
+    def _fits(self) -> Self:
+        ids = {"pad_id": self.pad_id, "cls_id": self.cls_id, "sep_id": self.sep_id, "mask_id": self.mask_id}
+        check_ids(self.vocabulary, self.vocab_size, **ids)
         if self.width % 4:
             raise ValueError(f"width {self.width} is not a multiple of 4, which 2-D sine positions need: change it")
         return self
-
-    @property
-    def bert(self) -> TextConfig:
-        """What it has in common with every text tower: the sizes of its blocks."""
-        return TextConfig.model_validate({name: value for name, value in self.model_dump().items() if name != "mask_id"})
 
 
 class SohoArchitecture(Section):
@@ -132,17 +110,14 @@ class SohoArchitecture(Section):
     """Of a picture to get another picture's text, which ITM then has to find out."""
     max_text_length: Positive = 30
     """Tokens of a text, specials counted (published code 16)."""
-    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    image_mean: Rgb = (0.485, 0.456, 0.406)
+    image_std: Rgb = (0.229, 0.224, 0.225)
     init_std: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of fresh linear and embedding weights; convolutions follow ResNet's own rule."""
 
     @model_validator(mode="after")
     def _text_fits(self) -> Self:
-        if self.max_text_length > self.text.max_positions:
-            raise ValueError(
-                f"max_text_length {self.max_text_length} is above text.max_positions {self.text.max_positions}: lower it"
-            )
+        check_length(self.max_text_length, self.text.max_positions)
         return self
 
     @property

@@ -59,7 +59,7 @@ class QFormer(nn.Module):
         self.bridge_norm = nn.LayerNorm(width, config.bridge_norm_eps)
         self.tower = QFormerTower(text, width, reads=bool(config.roles))
         if "captioner" in config.roles:
-            self.head = LanguageHead(text.bert, self.tower.words if text.tied_vocabulary else None)
+            self.head = LanguageHead(text, self.tower.words if text.tied_vocabulary else None)
         if "filter" in config.roles:
             self.image_projection = nn.Linear(text.width, config.embed_dim)
             self.text_projection = nn.Linear(text.width, config.embed_dim)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from capfilt.config.architectures.blip2 import QFormerConfig
-from capfilt.config.architectures.parts import TextConfig
+from capfilt.config.architectures.parts import BertConfig
 from capfilt.modeling.layers import KeysValues, attend, join_heads
 from capfilt.modeling.text import MASKED, CrossBlock, FeedForwardBlock, SelfBlock
 
@@ -20,7 +20,7 @@ from capfilt.modeling.text import MASKED, CrossBlock, FeedForwardBlock, SelfBloc
 class QFormerLayer(nn.Module):
     """Self-attention for all; then cross-attention (in some layers) and a feed-forward for queries, another one for texts."""
 
-    def __init__(self, config: TextConfig, image_width: int, *, looks: bool, reads: bool) -> None:
+    def __init__(self, config: BertConfig, image_width: int, *, looks: bool, reads: bool) -> None:
         """`looks`: has cross-attention. `reads`: has the texts' feed-forward."""
         super().__init__()
         self.self_block = SelfBlock(config)
@@ -68,7 +68,6 @@ class QFormerTower(nn.Module):
     def __init__(self, config: QFormerConfig, image_width: int, *, reads: bool) -> None:
         """`reads`: has the parts that texts need; without them only `look` works."""
         super().__init__()
-        bert = config.bert
         self.queries = nn.Parameter(torch.zeros(1, config.queries, config.width))
         if reads:
             self.words = nn.Embedding(config.vocab_size, config.width)
@@ -76,7 +75,7 @@ class QFormerTower(nn.Module):
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
-            QFormerLayer(bert, image_width, looks=i % config.cross_every == 0, reads=reads) for i in range(config.layers)
+            QFormerLayer(config, image_width, looks=i % config.cross_every == 0, reads=reads) for i in range(config.layers)
         )
 
     def in_order(self) -> list[QFormerLayer]:

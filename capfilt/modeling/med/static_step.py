@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from capfilt.config.architectures.parts import TextConfig
+from capfilt.config.architectures.parts import BertConfig
 from capfilt.modeling.layers import KeysValues
 from capfilt.modeling.text import LanguageHead, TextTower
 
@@ -29,7 +29,7 @@ Shape = tuple[int, int, int, int]
 class StaticStep:
     """One shape's buffers and, on a GPU, the graph over them."""
 
-    def __init__(self, tower: TextTower, head: LanguageHead, text: TextConfig, shape: Shape, like: Tensor) -> None:
+    def __init__(self, tower: TextTower, head: LanguageHead, text: BertConfig, shape: Shape, like: Tensor) -> None:
         images, rows_per_image, length, image_tokens = self.shape = shape
         rows, width = images * rows_per_image, text.width // text.heads
         self._tower, self._head = tower, head
@@ -104,7 +104,7 @@ class StaticCache:
 class StaticSteps:
     """The steps of one model: those of the batch at hand and its halves. A larger or unlike batch takes their place."""
 
-    def __init__(self, tower: TextTower, head: LanguageHead, text: TextConfig) -> None:
+    def __init__(self, tower: TextTower, head: LanguageHead, text: BertConfig) -> None:
         self.tower, self._head, self._text = tower, head, text
         self._made: OrderedDict[Shape, StaticStep] = OrderedDict()
         self._weights: object = None
@@ -128,7 +128,7 @@ class StaticSteps:
 _STEPS: "WeakKeyDictionary[nn.Module, StaticSteps]" = WeakKeyDictionary()
 
 
-def static_steps(model: nn.Module, tower: TextTower, head: LanguageHead, text: TextConfig) -> StaticSteps:
+def static_steps(model: nn.Module, tower: TextTower, head: LanguageHead, text: BertConfig) -> StaticSteps:
     """The steps of `model`, whose parts the others are, as long as it lives; kept apart, so that it can be copied and saved."""
     found = _STEPS.get(model)
     if found is None or found.tower is not tower:

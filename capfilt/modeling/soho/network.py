@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capfilt.config.architectures.parts import TextConfig
+from capfilt.config.architectures.parts import BertConfig
 from capfilt.config.architectures.soho import SohoArchitecture
 from capfilt.modeling.batch import Batch, as_batch, known_names
 from capfilt.modeling.layers import initialise
@@ -33,7 +33,7 @@ SohoLoss = Literal["mlm", "mvm", "itm"]
 class TypedTextEmbeddings(TextEmbeddings):
     """BERT's: word, position and token type; every token is of type 0."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         self.types = nn.Embedding(2, config.width)
 
@@ -46,7 +46,7 @@ class TypedTextEmbeddings(TextEmbeddings):
 class CrossModalTransformer(nn.Module):
     """A BERT whose tokens are those of a text, then those of a picture; every one sees every other (SOHO section 3.3)."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.embeddings = TypedTextEmbeddings(config)
         self.layers = nn.ModuleList(TextLayer(SelfBlock(config), None, FeedForwardBlock(config)) for _ in range(config.layers))
@@ -75,7 +75,7 @@ class SOHO(nn.Module):
         self.config = config
         self.trunk = ResNet(config.image)
         self.visual = VisualEmbedding(config.dictionary, config.image.out_width, config.text.width)
-        self.transformer = CrossModalTransformer(config.text.bert)
+        self.transformer = CrossModalTransformer(config.text)
         self.itm_head = nn.Linear(config.text.width, 2, bias=False)
         initialise(self, config.init_std)
 
