@@ -99,6 +99,46 @@ def refuse(wrong: Sequence[str], what: str, source: str) -> NoReturn:
     )
 
 
+BERT_WORDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "intermediate",
+    "max_position_embeddings": "max_positions",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "layer_norm_eps": "norm_eps",
+    "hidden_act": "activation",
+    "pad_token_id": "pad_id",
+    "cls_token_id": "cls_id",
+    "sep_token_id": "sep_id",
+}
+"""BERT's configuration in our words."""
+VIT_WORDS = {
+    "image_size": "size",
+    "img_size": "size",
+    "patch_size": "patch",
+    "embed_dim": "width",
+    "hidden_size": "width",
+    "depth": "layers",
+    "num_hidden_layers": "layers",
+    "num_heads": "heads",
+    "num_attention_heads": "heads",
+    "mlp_ratio": "mlp_ratio",
+    "layer_norm_eps": "norm_eps",
+    "hidden_act": "activation",
+}
+"""The settings of timm's and transformers' ViTs in our words."""
+VIT_BLOCK = {
+    "norm_1": ("norm1", "layer_norm1"),
+    "attention.qkv": ("attn.qkv", "self_attn.qkv"),
+    "attention.out": ("attn.proj", "self_attn.projection"),
+    "norm_2": ("norm2", "layer_norm2"),
+    "mlp.up": ("mlp.fc1", "mlp.fc1"),
+    "mlp.down": ("mlp.fc2", "mlp.fc2"),
+}
+"""Our parts of a ViT's block: timm's (BLIP, LAVIS), and those of transformers' BLIP and BLIP-2."""
 BERT_WITHOUT_EFFECT = (
     "architectures",
     "model_type",

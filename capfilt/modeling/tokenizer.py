@@ -3,7 +3,7 @@
 Knows nothing of networks. Training is deterministic: the same set of texts gives the same vocabulary, in any order.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from capfilt.errors import CheckpointError
+from capfilt.modeling.find import find_checkpoint
 from capfilt.modeling.wordpiece import train_wordpiece
 
 Int64Array = npt.NDArray[np.int64]
@@ -23,13 +24,30 @@ FILE_NAME = "tokenizer.json"
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-class Tokenizer:
-    """Texts to ids and back."""
+class Backed:
+    """What our tokenizers have in common: all are kept as one tokenizer.json."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._backend.no_padding()
         self._backend.no_truncation()
+
+    def save(self, folder: Path | str) -> None:
+        (Path(folder) / FILE_NAME).write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
+
+    def tokens(self) -> list[str]:
+        """Token of every id, in order."""
+        return [str(self._backend.id_to_token(i)) for i in range(len(self))]
+
+    def __len__(self) -> int:
+        return int(self._backend.get_vocab_size())
+
+
+class Tokenizer(Backed):
+    """Texts to ids and back."""
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (self._id(token) for token in SPECIALS)
         self.dec_id, self.enc_id = self._id("[DEC]"), self._id("[ENC]")
         self._known = len(self)
@@ -87,29 +105,13 @@ class Tokenizer:
         """For a network that has no place for [DEC] or [ENC]: a text that spells an id from `vocab_size` on gets [UNK] there."""
         self._known = min(vocab_size, len(self))
 
-    def save(self, folder: Path | str) -> None:
-        (Path(folder) / FILE_NAME).write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
-
-    def tokens(self) -> list[str]:
-        """Token of every id, in order."""
-        return [str(self._backend.id_to_token(i)) for i in range(len(self))]
-
-    def __len__(self) -> int:
-        return int(self._backend.get_vocab_size())
-
     def encode_batch(self, texts: Sequence[str], max_length: int, *, pad_to: int | None = None) -> tuple[Int64Array, Int64Array]:
         """Ids [R, T] and mask [R, T] of [CLS] text [SEP]; longer texts lose their end but keep [SEP].
 
         T is the longest text's length, or `pad_to` where given (a fixed length bucket, at least the longest).
         """
         rows = [self._cut(self._seen(encoding.ids), max_length) for encoding in self._backend.encode_batch(list(texts))]
-        width = max([pad_to or 0, *map(len, rows)])
-        ids_RT = np.full((len(rows), width), self.pad_id, dtype=np.int64)
-        mask_RT = np.zeros((len(rows), width), dtype=np.int64)
-        for row, ids in enumerate(rows):
-            ids_RT[row, : len(ids)] = ids
-            mask_RT[row, : len(ids)] = 1
-        return ids_RT, mask_RT
+        return padded(rows, self.pad_id, pad_to)
 
     def encode_prompt(self, prompt: str) -> Int64Array:
         """Ids [P] of [CLS] prompt without [SEP]: what generation continues."""
@@ -135,3 +137,30 @@ class Tokenizer:
         if found is None:
             raise CheckpointError(f"tokenizer: expected the token {token}, found none; use a BERT WordPiece vocabulary")
         return int(found)
+
+
+def padded(rows: Sequence[Sequence[int]], pad_id: int, pad_to: int | None) -> tuple[Int64Array, Int64Array]:
+    """Ids [R, T] and mask [R, T] of the rows, padded right; T is the longest's length, or `pad_to` where given."""
+    width = max([pad_to or 0, *map(len, rows)])
+    ids_RT = np.full((len(rows), width), pad_id, dtype=np.int64)
+    mask_RT = np.zeros((len(rows), width), dtype=np.int64)
+    for row, ids in enumerate(rows):
+        ids_RT[row, : len(ids)] = ids
+        mask_RT[row, : len(ids)] = 1
+    return ids_RT, mask_RT
+
+
+def read_backend(source: Path | str, from_parts: Callable[[Path], Backend], whose: str, advice: str) -> Backend:
+    """Byte pairs of a folder or hub name: its tokenizer.json, else what `from_parts` makes of vocab.json and merges.txt.
+
+    Raises:
+        CheckpointError: If there is neither; says `whose` they were to be, and `advice`.
+    """
+    path = find_checkpoint(source)
+    try:
+        return Backend.from_file(str(path / FILE_NAME)) if (path / FILE_NAME).is_file() else from_parts(path)
+    except Exception as error:  # what `tokenizers` raises is an Exception and nothing narrower
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{source}: expected {whose} tokenizer.json, or vocab.json and merges.txt, found {reason}. {advice}"
+        ) from None

@@ -19,8 +19,12 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 BICUBIC = 3
 
 
-def image_processor(folder: Path) -> dict[str, Any]:
-    """`size`, `image_mean` and `image_std` of the image processor, where the folder has one; BLIP's hold otherwise."""
+def image_processor(folder: Path, side: int) -> dict[str, Any]:
+    """`image_mean` and `image_std` of the image processor, where the folder has one; BLIP's hold otherwise.
+
+    Raises:
+        CheckpointError: If it does something else than ours, or makes no squares of `side` pixels.
+    """
     path = folder / "preprocessor_config.json"
     if path.is_file():
         settings = read_json(path)
@@ -36,13 +40,16 @@ def image_processor(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder}: expected BLIP's image processor (bicubic resize, scale 1/255, normalise), found {told}; ours has no other"
         )
-    found = {name: tuple(settings[name]) for name in ("image_mean", "image_std") if name in settings}
-    size = settings.get("size")
+    size = settings.get("size", side)
     if isinstance(size, Mapping):
         if size.get("height") != size.get("width"):
             raise CheckpointError(f"{folder}: expected square pictures, found {dict(size)} in the image processor")
         size = size.get("height")
-    return found | ({"size": size} if size is not None else {})
+    if size not in (None, side):
+        raise CheckpointError(
+            f"{folder}: expected an image processor of the network's {side} pixels, found {size}. Make both the same"
+        )
+    return {name: tuple(settings[name]) for name in ("image_mean", "image_std") if name in settings}
 
 
 def folder_tokenizer(folder: Path, vocabulary: str | Path | None) -> Tokenizer:

@@ -9,43 +9,18 @@ from typing import Any
 
 from capfilt.config.architectures.blip2 import Blip2Architecture
 from capfilt.errors import CheckpointError
-from capfilt.modeling.published import BERT_WITHOUT_EFFECT, architecture_from, renamed, told_fields
+from capfilt.modeling.published import BERT_WITHOUT_EFFECT, BERT_WORDS, VIT_WORDS, architecture_from, renamed, told_fields
 
-_IMAGE = {  # of LAVIS' and timm's VisionTransformer, and of transformers' Blip2VisionConfig
-    "image_size": "size",
-    "img_size": "size",
-    "patch_size": "patch",
-    "embed_dim": "width",
-    "hidden_size": "width",
-    "num_features": "width",
-    "depth": "layers",
-    "num_hidden_layers": "layers",
-    "num_heads": "heads",
-    "num_attention_heads": "heads",
-    "mlp_ratio": "mlp_ratio",
-    "layer_norm_eps": "norm_eps",
-    "hidden_act": "activation",
-}
-_TEXT = {  # of BERT's configuration as LAVIS extends it, and of transformers' Blip2QFormerConfig
-    "vocab_size": "vocab_size",
-    "hidden_size": "width",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "intermediate_size": "intermediate",
-    "max_position_embeddings": "max_positions",
-    "hidden_dropout_prob": "dropout",
-    "attention_probs_dropout_prob": "attention_dropout",
-    "layer_norm_eps": "norm_eps",
-    "hidden_act": "activation",
-    "pad_token_id": "pad_id",
-    "cls_token_id": "cls_id",
-    "sep_token_id": "sep_id",
+_IMAGE = VIT_WORDS | {"num_features": "width"}
+"""Of LAVIS' and timm's VisionTransformer, and of transformers' Blip2VisionConfig."""
+_TEXT = BERT_WORDS | {
     "eos_token_id": "sep_id",
     "bos_token_id": "dec_id",
     "query_length": "queries",
     "cross_attention_freq": "cross_every",
     "cross_attention_frequency": "cross_every",
 }
+"""Of BERT's configuration as LAVIS extends it, and of transformers' Blip2QFormerConfig."""
 _FLAT = {  # of LAVIS' models, beside BERT's own
     "num_query_token": ("text", "queries"),
     "num_query_tokens": ("text", "queries"),

@@ -11,20 +11,12 @@ from torch import Tensor
 
 from capfilt.config.architectures.blip2 import Blip2Architecture
 from capfilt.errors import CheckpointError
-from capfilt.modeling.published import Names, named
+from capfilt.modeling.published import VIT_BLOCK, Names, named
 
 Style = Literal["original", "transformers"]
 
 WHAT = "a BLIP-2 Q-Former"
 _ROOT = {"original": "Qformer.bert.", "transformers": "qformer."}
-_BLOCK = {  # ours: (original, transformers)
-    "norm_1": ("norm1", "layer_norm1"),
-    "attention.qkv": ("attn.qkv", "self_attn.qkv"),
-    "attention.out": ("attn.proj", "self_attn.projection"),
-    "norm_2": ("norm2", "layer_norm2"),
-    "mlp.up": ("mlp.fc1", "mlp.fc1"),
-    "mlp.down": ("mlp.fc2", "mlp.fc2"),
-}
 _HEAD = "Qformer.cls.predictions."
 _PARTS = {  # of LAVIS; transformers' are spelt out
     "image_projection": ("vision_proj", "vision_projection"),
@@ -64,7 +56,7 @@ def _vision(config: Blip2Architecture, at: int) -> Names:
     if config.image.final_norm:
         found |= named("vision.norm", f"{root}norm")
     for i in range(config.image.layers):
-        for ours, theirs in _BLOCK.items():
+        for ours, theirs in VIT_BLOCK.items():
             found |= named(f"vision.blocks.{i}.{ours}", f"{root}{('blocks', 'encoder.layers')[at]}.{i}.{theirs[at]}")
     return found
 

@@ -12,7 +12,7 @@ import numpy as np
 from capfilt.errors import CheckpointError
 from capfilt.modeling.blip2.language import FrozenLanguage
 from capfilt.modeling.find import find_checkpoint
-from capfilt.modeling.tokenizer import Int64Array
+from capfilt.modeling.tokenizer import Int64Array, padded
 
 
 class LanguageTokenizer:
@@ -53,13 +53,7 @@ class LanguageTokenizer:
         T is the longest text's length, or `pad_to` where given (a fixed length bucket, at least the longest).
         """
         rows = [self._closed(self._backend(text).input_ids, max_length) for text in texts]
-        width = max([pad_to or 0, *map(len, rows)])
-        ids_RT = np.full((len(rows), width), self.pad_id, dtype=np.int64)
-        mask_RT = np.zeros((len(rows), width), dtype=np.int64)
-        for row, ids in enumerate(rows):
-            ids_RT[row, : len(ids)] = ids
-            mask_RT[row, : len(ids)] = 1
-        return ids_RT, mask_RT
+        return padded(rows, self.pad_id, pad_to)
 
     def encode_prompt(self, prompt: str) -> Int64Array:
         """Ids [P]: what a decoder-only model continues, or what an encoder-decoder's encoder reads, closing token included."""

@@ -108,13 +108,8 @@ def _architecture(
 
     config = Blip2Config.from_dict(settings)  # fills what a saved file leaves out because it is the default
     image, text = config.vision_config, config.qformer_config
-    picture = image_processor(folder)
     size = int(image.image_size)
-    if picture.get("size", size) != size:
-        raise CheckpointError(
-            f"{folder}: expected an image processor of the network's {size} pixels, found {picture['size']}. Make both the same"
-        )
-    optional: dict[str, Any] = {name: picture[name] for name in ("image_mean", "image_std") if name in picture}
+    optional = image_processor(folder, size)
     fields: dict[str, Any] = {
         "vocab_size": text.vocab_size,
         "width": text.hidden_size,

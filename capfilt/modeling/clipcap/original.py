@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from capfilt.config.architectures.clipcap import ClipCapArchitecture
+from capfilt.modeling.build import build
 from capfilt.modeling.clipcap.fields import FULL_STOP, architecture_of
 from capfilt.modeling.clipcap.network import ClipCap
 from capfilt.modeling.published import count_of, refuse, same, shape_of
@@ -59,8 +60,7 @@ def from_original(
     architecture = original_architecture(theirs, config, source)
     if architecture.text.tied_vocabulary:
         theirs.pop(HEAD, None)
-    with torch.random.fork_rng(devices=[]):
-        model = ClipCap(architecture)
+    model = build(architecture)
     _load(theirs, model, source)
     return model.eval()
 

@@ -11,19 +11,17 @@ from tokenizers import Tokenizer as Backend
 
 from capfilt.config.architectures.clipcap import ClipCapArchitecture, GptConfig
 from capfilt.errors import CheckpointError
-from capfilt.modeling.tokenizer import FILE_NAME, Int64Array, Tokenizer
+from capfilt.modeling.tokenizer import Backed, Int64Array, Tokenizer, padded, read_backend
 
 END_OF_TEXT = "<|endoftext|>"
 
 
-class GptTokenizer:
+class GptTokenizer(Backed):
     """Texts to ids and back. A text ends with `end_id`: <|endoftext|>, which nobody sees, or a token that belongs to the text,
     such as the full stop."""
 
     def __init__(self, backend: Backend, *, end_id: int, pad_id: int = 0) -> None:
-        self._backend = backend
-        self._backend.no_padding()
-        self._backend.no_truncation()
+        super().__init__(backend)
         self.end_id = end_id
         self.pad_id = pad_id
         self._ends_unseen = backend.id_to_token(end_id) == END_OF_TEXT
@@ -40,31 +38,11 @@ class GptTokenizer:
         Raises:
             CheckpointError: If there is no such tokenizer.
         """
-        from capfilt.modeling.find import find_checkpoint
-
-        path = find_checkpoint(source)
-        try:
-            if (path / FILE_NAME).is_file():
-                backend = Backend.from_file(str(path / FILE_NAME))
-            else:
-                from transformers import AutoTokenizer
-
-                backend = AutoTokenizer.from_pretrained(path).backend_tokenizer
-        except Exception as error:  # what `tokenizers` raises is an Exception and nothing narrower
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"{source}: expected GPT-2's tokenizer.json, or vocab.json and merges.txt, found {reason}. Copy the files again"
-            ) from None
+        backend = read_backend(source, _from_parts, "GPT-2's", "Copy the files again")
         found = backend.token_to_id(END_OF_TEXT) if end_id is None else end_id
         if found is None:
             raise CheckpointError(f"{source}: expected the token {END_OF_TEXT}, found none; say which id ends a text")
         return cls(backend, end_id=int(found), pad_id=pad_id)
-
-    def save(self, folder: Path | str) -> None:
-        (Path(folder) / FILE_NAME).write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
-
-    def __len__(self) -> int:
-        return int(self._backend.get_vocab_size())
 
     def tokens(self) -> list[str]:
         """What each id stands for as text, spaces included, in order."""
@@ -76,13 +54,7 @@ class GptTokenizer:
         T is the longest text's length, or `pad_to` where given (a fixed length bucket, at least the longest).
         """
         rows = [self._ended(ids, max_length) for ids in self._ids(texts)]
-        width = max([pad_to or 0, *map(len, rows)])
-        ids_RT = np.full((len(rows), width), self.pad_id, dtype=np.int64)
-        mask_RT = np.zeros((len(rows), width), dtype=np.int64)
-        for row, ids in enumerate(rows):
-            ids_RT[row, : len(ids)] = ids
-            mask_RT[row, : len(ids)] = 1
-        return ids_RT, mask_RT
+        return padded(rows, self.pad_id, pad_to)
 
     def encode_prompt(self, prompt: str) -> Int64Array:
         """Ids [P] of the prompt: what generation continues. A space at its end belongs to the next token and is left out."""
@@ -104,6 +76,13 @@ class GptTokenizer:
     def _ended(self, ids: list[int], max_length: int) -> list[int]:
         ids = ids if ids and ids[-1] == self.end_id else [*ids, self.end_id]
         return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.end_id]
+
+
+def _from_parts(path: Path) -> Backend:
+    from transformers import AutoTokenizer
+
+    backend: Backend = AutoTokenizer.from_pretrained(path).backend_tokenizer
+    return backend
 
 
 AnyTokenizer = Tokenizer | GptTokenizer

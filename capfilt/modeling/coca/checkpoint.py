@@ -13,6 +13,7 @@ from torch import Tensor
 
 from capfilt.config.architectures.coca import CocaArchitecture, CocaVitConfig
 from capfilt.errors import CheckpointError
+from capfilt.modeling.build import build
 from capfilt.modeling.coca.fields import architecture_of
 from capfilt.modeling.coca.network import CoCa
 from capfilt.modeling.published import count_of, refuse, shape_of
@@ -43,8 +44,7 @@ def from_original(
     theirs = {name: tensor for name, tensor in state_dict_in(content, source).items() if not name.endswith(".attn_mask")}
     architecture = architecture_of(_found(theirs, source), config, source)
     _require_open_clip(architecture, source, "Correct `config`, or leave these fields out: the tensors say them")
-    with torch.random.fork_rng(devices=[]):
-        model = CoCa(architecture)
+    model = build(architecture)
     _resize(theirs, model)
     load(theirs, model, source)
     return model.eval()

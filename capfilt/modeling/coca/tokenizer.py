@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer as Backend
 
 from capfilt.errors import CheckpointError
-from capfilt.modeling.tokenizer import FILE_NAME, Int64Array
+from capfilt.modeling.tokenizer import Backed, Int64Array, padded, read_backend
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 OLD_START = "<start_of_text>"
@@ -20,13 +20,11 @@ OLD_START = "<start_of_text>"
 OLD_END = "<end_of_text>"
 
 
-class ClipTokenizer:
+class ClipTokenizer(Backed):
     """Texts to ids and back: start token, text, end token; padded with 0, as open_clip pads."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._backend.no_padding()
-        self._backend.no_truncation()
+        super().__init__(backend)
         self.cls_id, self.sep_id = self._id(START, OLD_START), self._id(END, OLD_END)
         self.pad_id = 0
 
@@ -37,36 +35,8 @@ class ClipTokenizer:
         Raises:
             CheckpointError: If there is no such tokenizer.
         """
-        from capfilt.modeling.find import find_checkpoint
-
-        path = find_checkpoint(source)
-        try:
-            if (path / FILE_NAME).is_file():
-                backend = Backend.from_file(str(path / FILE_NAME))
-            else:
-                from transformers import CLIPTokenizerFast
-
-                absent = [name for name in ("vocab.json", "merges.txt") if not (path / name).is_file()]
-                if absent:  # transformers would make an empty one
-                    raise FileNotFoundError(f"no {' and no '.join(absent)}")
-                backend = CLIPTokenizerFast.from_pretrained(path).backend_tokenizer
-        except Exception as error:  # what `tokenizers` raises is an Exception and nothing narrower
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"{source}: expected CLIP's tokenizer.json, or vocab.json and merges.txt, found {reason}. Put them beside the "
-                "weights, or give `vocabulary`, a folder or hub name that has them"
-            ) from None
-        return cls(backend)
-
-    def save(self, folder: Path | str) -> None:
-        (Path(folder) / FILE_NAME).write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
-
-    def __len__(self) -> int:
-        return int(self._backend.get_vocab_size())
-
-    def tokens(self) -> list[str]:
-        """Token of every id, in order."""
-        return [str(self._backend.id_to_token(i)) for i in range(len(self))]
+        advice = "Put them beside the weights, or give `vocabulary`, a folder or hub name that has them"
+        return cls(read_backend(source, _from_parts, "CLIP's", advice))
 
     def encode_batch(self, texts: Sequence[str], max_length: int, *, pad_to: int | None = None) -> tuple[Int64Array, Int64Array]:
         """Ids [R, T] and mask [R, T], padded right; longer texts lose their end but keep the end token.
@@ -74,13 +44,7 @@ class ClipTokenizer:
         T is the longest text's length, or `pad_to` where given (at least the longest).
         """
         rows = [self._framed(text, max_length) for text in texts]
-        width = max([pad_to or 0, *map(len, rows)])
-        ids_RT = np.full((len(rows), width), self.pad_id, dtype=np.int64)
-        mask_RT = np.zeros((len(rows), width), dtype=np.int64)
-        for row, ids in enumerate(rows):
-            ids_RT[row, : len(ids)] = ids
-            mask_RT[row, : len(ids)] = 1
-        return ids_RT, mask_RT
+        return padded(rows, self.pad_id, pad_to)
 
     def encode_prompt(self, prompt: str) -> Int64Array:
         """Ids [P] of start token and prompt: what generation continues."""
@@ -108,3 +72,13 @@ class ClipTokenizer:
         if found is None:
             raise CheckpointError(f"tokenizer: expected the token {names[0]}, found none; use CLIP's vocabulary")
         return int(found)
+
+
+def _from_parts(path: Path) -> Backend:
+    from transformers import CLIPTokenizerFast
+
+    absent = [name for name in ("vocab.json", "merges.txt") if not (path / name).is_file()]
+    if absent:  # transformers would make an empty one
+        raise FileNotFoundError(f"no {' and no '.join(absent)}")
+    backend: Backend = CLIPTokenizerFast.from_pretrained(path).backend_tokenizer
+    return backend

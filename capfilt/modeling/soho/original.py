@@ -13,6 +13,7 @@ from torch import Tensor
 
 from capfilt.config.architectures.soho import SohoArchitecture
 from capfilt.errors import CheckpointError
+from capfilt.modeling.build import build
 from capfilt.modeling.published import (
     Names,
     activation_of,
@@ -87,8 +88,7 @@ def from_original(
     """See `SOHO.from_original`."""
     theirs = _tensors(content, source)
     architecture = _architecture(theirs, config, source)
-    with torch.random.fork_rng(devices=[]):
-        model = SOHO(architecture)
+    model = build(architecture)
     names = original_names(model)
     ignored = [_TIED]
     if architecture.dictionary.update == "ema_mean":

@@ -11,44 +11,24 @@ from typing import Any
 from capfilt.config.architectures.med import MedArchitecture
 from capfilt.config.architectures.parts import Role
 from capfilt.errors import CheckpointError, ConfigError
-from capfilt.modeling.published import BERT_WITHOUT_EFFECT, architecture_from, read_fields, renamed, told_fields
+from capfilt.modeling.published import (
+    BERT_WITHOUT_EFFECT,
+    BERT_WORDS,
+    VIT_WORDS,
+    architecture_from,
+    read_fields,
+    renamed,
+    told_fields,
+)
 
-_IMAGE = {  # of timm's VisionTransformer, as BLIP calls it, and of transformers' BlipVisionConfig
-    "image_size": "size",
-    "img_size": "size",
-    "patch_size": "patch",
-    "embed_dim": "width",
-    "hidden_size": "width",
-    "depth": "layers",
-    "num_hidden_layers": "layers",
-    "num_heads": "heads",
-    "num_attention_heads": "heads",
-    "mlp_ratio": "mlp_ratio",
-    "layer_norm_eps": "norm_eps",
-    "drop_path_rate": "drop_path",
-    "hidden_act": "activation",
-}
-_TEXT = {  # of BERT's configuration
-    "vocab_size": "vocab_size",
-    "hidden_size": "width",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "intermediate_size": "intermediate",
-    "max_position_embeddings": "max_positions",
-    "hidden_dropout_prob": "dropout",
-    "attention_probs_dropout_prob": "attention_dropout",
-    "layer_norm_eps": "norm_eps",
-    "hidden_act": "activation",
-    "pad_token_id": "pad_id",
-    "sep_token_id": "sep_id",
-    "cls_token_id": "cls_id",
-}
+_IMAGE = VIT_WORDS | {"drop_path_rate": "drop_path"}
+"""Of timm's VisionTransformer, as BLIP calls it, and of transformers' BlipVisionConfig."""
 _SECTIONS = {  # BLIP's and transformers' names of their parts
     "vision_config": ("image", _IMAGE),
     "visual_encoder": ("image", _IMAGE),
-    "text_config": ("text", _TEXT),
-    "med_config": ("text", _TEXT),
-    "bert_config": ("text", _TEXT),
+    "text_config": ("text", BERT_WORDS),
+    "med_config": ("text", BERT_WORDS),
+    "bert_config": ("text", BERT_WORDS),
 }
 _FLAT_IMAGE = ("image_size", "img_size", "patch_size", "depth", "num_heads", "mlp_ratio", "drop_path_rate")
 _VIT = {"base": 12, "large": 16}
@@ -115,7 +95,7 @@ def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"image": {}, "text": {}}
     for key, value in config.items():
         if key in ("image", "text"):
-            told[key] |= _in_our_words(value, _IMAGE if key == "image" else _TEXT)
+            told[key] |= _in_our_words(value, _IMAGE if key == "image" else BERT_WORDS)
         elif key in _SECTIONS or (key == "vit" and isinstance(value, Mapping)):
             section, words = _SECTIONS.get(key, ("image", _IMAGE))
             content = read_fields(Path(value)) if isinstance(value, str | Path) else value
@@ -126,8 +106,8 @@ def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
             told["image"].setdefault("heads", _VIT[value])
         elif key in _FLAT_IMAGE:
             told["image"] |= renamed({key: value}, _IMAGE)
-        elif key in _TEXT:
-            told["text"] |= renamed({key: value}, _TEXT)
+        elif key in BERT_WORDS:
+            told["text"] |= renamed({key: value}, BERT_WORDS)
         elif key not in _WITHOUT_EFFECT:
             told[key] = value
     return told

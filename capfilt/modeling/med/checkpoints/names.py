@@ -12,18 +12,10 @@ from capfilt.config.architectures.med import MedArchitecture
 from capfilt.config.architectures.parts import Role
 from capfilt.modeling.med.momentum import MomentumEncoders
 from capfilt.modeling.med.network import MED
-from capfilt.modeling.published import Names, named, same
+from capfilt.modeling.published import VIT_BLOCK, Names, named, same
 
 Style = Literal["original", "transformers"]
 
-_BLOCK = {  # ours: (original, transformers)
-    "norm_1": ("norm1", "layer_norm1"),
-    "attention.qkv": ("attn.qkv", "self_attn.qkv"),
-    "attention.out": ("attn.proj", "self_attn.projection"),
-    "norm_2": ("norm2", "layer_norm2"),
-    "mlp.up": ("mlp.fc1", "mlp.fc1"),
-    "mlp.down": ("mlp.fc2", "mlp.fc2"),
-}
 _TEXT_LAYER = {
     "self_block.attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
     "self_block.attention.out": ("attention.output.dense",),
@@ -67,7 +59,7 @@ def _vision(config: MedArchitecture, style: Style) -> Names:
     found |= named("vision.stem", root + ("patch_embed.proj", "embeddings.patch_embedding")[at])
     found |= named("vision.norm", root + ("norm", "post_layernorm")[at])
     for i in range(config.image.layers):
-        for ours, theirs in _BLOCK.items():
+        for ours, theirs in VIT_BLOCK.items():
             found |= named(f"vision.blocks.{i}.{ours}", f"{root}{('blocks', 'encoder.layers')[at]}.{i}.{theirs[at]}")
     return found
 

@@ -72,12 +72,7 @@ def _architecture(
 
     config = BlipConfig.from_dict(settings)  # fills what a saved file leaves out because it is the default
     image, text = config.vision_config, config.text_config
-    picture = image_processor(folder)
     size = int(image.image_size)
-    if picture.get("size", size) != size:
-        raise CheckpointError(
-            f"{folder}: expected an image processor of the network's {size} pixels, found {picture['size']}. Make both the same"
-        )
     if text.bos_token_id != text.vocab_size - 2:
         raise CheckpointError(
             f"{folder}: expected [DEC] and [ENC] as the last two of {text.vocab_size} tokens, found bos_token_id "
@@ -85,7 +80,7 @@ def _architecture(
         )
     tower = ENCODER if "filter" in roles else DECODER
     longest = shape_of(theirs, f"{tower}embeddings.position_embeddings.weight", 2, WHAT, str(folder))[0]
-    optional: dict[str, Any] = {name: picture[name] for name in ("image_mean", "image_std") if name in picture}
+    optional = image_processor(folder, size)
     if "vision_proj.weight" in theirs:
         optional["embed_dim"] = theirs["vision_proj.weight"].shape[0]
     return MedArchitecture.model_validate(
