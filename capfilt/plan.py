@@ -266,6 +266,8 @@ def find_stage(stages: Sequence[PlannedStage], name: str, option: str) -> int:
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """Leaves that differ between two JSON trees, as (dotted path, old, new); None stands for a missing one."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         names = [*old, *(name for name in new if name not in old)]
         return [d for name in names for d in differences(old.get(name), new.get(name), f"{path}.{name}" if path else str(name))]

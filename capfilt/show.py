@@ -117,13 +117,12 @@ def show_journey(row: dict[str, Any]) -> None:
     for story in row["rounds"]:
         error = f" ({story['error']})" if story.get("error") else ""
         console.print(f"round {story['round']}: {story['status']}{error}")
-        captions = _table("origin", "text", "ITM", "ITC", "rule", "error", "fate")
+        captions = _table("by", "text", "ITM", "ITC", "rule", "error", "fate")
         for caption in story["captions"]:
-            scores = caption["scores"] or []
             captions.add_row(
-                caption["origin"],
+                caption["captioner"] or caption["origin"],
                 caption["text"] or "",
-                *(", ".join(f"{score[kind]:.3f}" for score in scores if score[kind] is not None) for kind in ("itm", "itc")),
+                *(_scores(caption["scores"] or [], kind) for kind in ("itm", "itc")),
                 caption["rule"] or "",
                 caption["error"] or "",
                 caption.get("reason", "not decided"),
@@ -131,6 +130,14 @@ def show_journey(row: dict[str, Any]) -> None:
         console.print(captions)
         for line in _row_facts(story):
             console.print(f"  {line}")
+
+
+def _scores(scores: list[dict[str, Any]], kind: str) -> str:
+    """Each filter's, by its name where there are several."""
+    told = [
+        (f"{score['filter']} " if len(scores) > 1 else "") + f"{score[kind]:.3f}" for score in scores if score[kind] is not None
+    ]
+    return "\n".join(told)
 
 
 def _row_facts(story: dict[str, Any]) -> list[str]:

@@ -109,11 +109,16 @@ def _type(annotation: Any) -> str:
     if parts:
         tagged = [section for section in _sections(annotation) if "kind" in section.model_fields]
         if tagged:
-            kinds = ", ".join(f"`{get_args(section.model_fields['kind'].annotation)[0]}`" for section in tagged)
-            return f"section, `kind` one of {kinds}" + (" or null" if type(None) in parts else "")
+            kinds = dict.fromkeys(f"`{get_args(section.model_fields['kind'].annotation)[0]}`" for section in tagged)
+            several = ", or a list of them" if _has_list(annotation) else ""
+            return f"section, `kind` one of {', '.join(kinds)}{several}" + (" or null" if type(None) in parts else "")
         return " or ".join(_type(part) for part in parts)
     plain = {int: "whole number", float: "number", str: "text", bool: "true, false", type(None): "null"}
     return plain.get(annotation, "section")
+
+
+def _has_list(annotation: Any) -> bool:
+    return get_origin(annotation) is list or any(map(_has_list, get_args(annotation)))
 
 
 def _default(field: FieldInfo) -> str:

@@ -21,6 +21,7 @@ CAPTION = {
     "origin": "synthetic",
     "rule": None,
     "error": None,
+    "captioner": None,
     "scores": [{"filter": "med", "itm": 0.91, "itc": None}],
 }
 ROW = {"row_id": "c-000001", "uid": "f" * 32, "url": "http://a.test/1.jpg", "error": None, "status": "ok"}

@@ -73,7 +73,7 @@ def _named(rows: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(dict.fromkeys(str(score["filter"]) for score in scores))
 
 
-TOGETHER = "together"
+TOGETHER = "(together)"
 """In a matrix of missed errors, the column of all filters combined."""
 
 

@@ -32,7 +32,6 @@ MAX_GROUPS = 2000
 """Duplicate groups remembered on the way; the shown ones are chosen among them."""
 
 Objects = npt.NDArray[np.object_]
-Bins = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Texts:
     reached: int = 0  # scored at or above the threshold
     reasons: Counter[str] = field(default_factory=Counter)
     rules: Counter[str] = field(default_factory=Counter)
-    bins: Bins = field(default_factory=lambda: np.zeros(FINE, dtype=np.int64))
+    bins: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(FINE, dtype=np.int64))
 
     @property
     def passing(self) -> int:
@@ -70,7 +69,7 @@ class Scan:
     rows_passing: int = 0  # rows with a text that passes
     rows_kept: int = 0  # rows with a kept text: the data set
     rows_lost: Counter[str] = field(default_factory=Counter)  # why a passing row is not kept
-    filters: dict[str, dict[str, Bins]] = field(default_factory=dict)  # where there are several: of each, by origin
+    filters: dict[str, dict[str, Texts]] = field(default_factory=dict)  # where there are several: of each, by origin
     kept_origins: Counter[str] = field(default_factory=Counter)  # web, synthetic, both: of the kept rows
     groups: dict[str, list[str]] = field(default_factory=dict)  # first row -> the other rows of its duplicate group
     duplicates: int = 0
@@ -140,7 +139,7 @@ def _add(found: Scan, batch: pa.Table, fate: pa.Table | None, policy: SelectConf
     judge, scores = policy or SelectConfig(), pc.struct_field(flat, "scores")
     score = combined_scores(scores, judge.score, judge.combine)
     _count_texts(found, (status == "ok")[row], origin, rule, reason, score, None if policy is None else policy.threshold)
-    _count_filters(found, scores, (status == "ok")[row], origin, judge.score)
+    _count_filters(found, scores, (status == "ok")[row], origin, judge.score, None if policy is None else policy.threshold)
 
     def rows_with(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         return np.bincount(row[mask], minlength=rows) > 0
@@ -186,17 +185,26 @@ def _count_texts(
     """Add the texts of a batch, arrays being parallel; those of rows that take no part are no candidates."""
     for name in ORIGINS:
         of = (origin == name) & is_ok
-        texts, scores = found.texts[name], score[of & ~np.isnan(score)]
+        texts = found.texts[name]
         texts.count += int(of.sum())
-        texts.scored += len(scores)
-        # In float32, as the candidates and `select` have it.
-        texts.reached += int((scores >= np.float32(threshold or 0)).sum())
-        texts.bins += _binned(scores)
+        _add_scores(texts, score[of], threshold)
         texts.reasons.update(Counter(reason[of].tolist()))
         texts.rules.update(Counter(rule[of & (rule != "")].tolist()))
 
 
-def _count_filters(found: Scan, scores: pa.Array, is_ok: npt.NDArray[np.bool_], origin: Objects, score: str) -> None:
+def _add_scores(texts: Texts, score: npt.NDArray[np.float32], threshold: float | None) -> None:
+    scores = score[~np.isnan(score)]
+    texts.scored += len(scores)
+    # In float32, as the candidates and `select` have it.
+    texts.reached += int((scores >= np.float32(threshold or 0)).sum())
+    # The epsilon: a float32 just below a bin's edge, such as 0.3, belongs above it.
+    fine = np.clip((scores.astype(np.float64) * FINE + 1e-4).astype(np.int64), 0, FINE - 1)
+    texts.bins += np.bincount(fine, minlength=FINE)
+
+
+def _count_filters(
+    found: Scan, scores: pa.Array, is_ok: npt.NDArray[np.bool_], origin: Objects, score: str, threshold: float | None
+) -> None:
     """Each filter's own scores, where a text has several."""
     counts = pc.fill_null(pc.list_value_length(scores), 0).to_numpy(zero_copy_only=False)
     if not found.filters and not (counts > 1).any():
@@ -206,16 +214,9 @@ def _count_filters(found: Scan, scores: pa.Array, is_ok: npt.NDArray[np.bool_], 
     names = _strings(pc.struct_field(flat, "filter"))
     values = pc.struct_field(flat, score).to_numpy(zero_copy_only=False)
     for name in dict.fromkeys(names.tolist()):
-        own = found.filters.setdefault(name, {kind: np.zeros(FINE, dtype=np.int64) for kind in ORIGINS})
+        own = found.filters.setdefault(name, {kind: Texts() for kind in ORIGINS})
         for kind in ORIGINS:
-            of = (names == name) & (is_ok & (origin == kind))[of_text] & ~np.isnan(values)
-            own[kind] += _binned(values[of])
-
-
-def _binned(scores: npt.NDArray[np.float32]) -> Bins:
-    # The epsilon: a float32 just below a bin's edge, such as 0.3, belongs above it.
-    fine = np.clip((scores.astype(np.float64) * FINE + 1e-4).astype(np.int64), 0, FINE - 1)
-    return np.bincount(fine, minlength=FINE)
+            _add_scores(own[kind], values[(names == name) & (is_ok & (origin == kind))[of_text]], threshold)
 
 
 def _remember_groups(found: Scan, batch: pa.Table, fate: pa.Table | None) -> None:

@@ -164,12 +164,11 @@ def _scores(facts: Facts, counted: Scan) -> Section:
 def _each_filter(counted: Scan, threshold: float | None, axis: str) -> str:
     out = []
     for name, own in counted.filters.items():
-        bins = [own[origin].reshape(BINS, FINE // BINS).sum(axis=1).tolist() for origin in ORIGINS]
-        at = max(0, round((threshold or 0) * FINE))
+        bins = [own[origin].bins.reshape(BINS, FINE // BINS).sum(axis=1).tolist() for origin in ORIGINS]
         told = [
-            f'{percent(own[origin][:at].sum() / own[origin].sum(), 0)} of the <b class="{origin}-ink">{origin}</b>'
+            f'{percent(own[origin].noise_ratio, 0)} of the <b class="{origin}-ink">{origin}</b>'
             for origin in ORIGINS
-            if own[origin].any()
+            if own[origin].scored
         ]
         rejects = f" rejects {' and '.join(told)} texts." if threshold is not None and told else " gave no such score."
         out.append(_figure(charts.mirrored(bins[0], bins[1], threshold, axis), f"<b>{esc(name)}</b>{rejects}"))

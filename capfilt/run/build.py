@@ -95,10 +95,10 @@ def _caption_stages(job: Job, decode: "Decode | None" = None) -> "list[CaptionSt
         raise ContractError("stage `caption` was asked for in a run without a `caption` section")
     options: dict[str, Any] = {"seed": pipeline.seed, "round_number": job.round_number} | ({"decode": decode} if decode else {})
     stages = []
-    for section in pipeline.caption.each:
-        with _local(job.captioner) as trained:
+    with _local(job.captioner) as trained:
+        for section in pipeline.caption.each:
             captioner = build_captioner(section, trained=trained, device=_device(pipeline.resources.caption.gpus))
-        stages.append(CaptionStage(section, captioner=captioner, called=section.captioners[0].name, **options))
+            stages.append(CaptionStage(section, captioner=captioner, called=section.captioners[0].name, **options))
     check_names("caption.captioner", [stage.called for stage in stages])
     return stages
 
@@ -113,10 +113,10 @@ def _filter_stages(job: Job, gpus: float, decode: "Decode | None" = None) -> "li
         raise ContractError("stage `filter` was asked for in a run without a `filter` section")
     options: dict[str, Any] = {"decode": decode} if decode else {}
     stages: list[FilterStage] = []
-    for section in config.each:
-        with _local(job.scorer) as trained:
+    with _local(job.scorer) as trained:
+        for section in config.each:
             scorer = build_filter(section, trained=trained, device=_device(gpus))
-        stages.append(FilterStage(section, scorer=scorer, called=section.filters[0].name, embeds=not stages, **options))
+            stages.append(FilterStage(section, scorer=scorer, called=section.filters[0].name, embeds=not stages, **options))
     check_names("filter.filter", [stage.called for stage in stages])
     return stages
 

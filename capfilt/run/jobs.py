@@ -70,26 +70,24 @@ def candidates_job(pipeline: Pipeline, settings: Mapping[str, Any], number: int,
 def models_of_round(pipeline: Pipeline, number: int) -> Pipeline:
     """The pipeline with this round's models.
 
-    From round 2 on, a published checkpoint gives way to what the round before fine-tuned; of a list, the first one, unless one of
-    the list is trained anyway.
+    From round 2 on, a published checkpoint gives way to what the round before fine-tuned for its role; of a list, the first
+    published one, unless one of the list is trained anyway.
     """
-    if number < 2:
-        return pipeline
-    caption, scorer = pipeline.caption, pipeline.filter
-    renewed = {
-        "caption": caption and caption.model_copy(update={"captioner": _renewed(caption.captioner)}),
-        "filter": scorer and scorer.model_copy(update={"filter": _renewed(scorer.filter)}),
-    }
+    made = pipeline.finetune.models if number > 1 and pipeline.finetune is not None else ()
+    renewed: dict[str, Any] = {}
+    if pipeline.caption is not None and "captioner" in made:
+        renewed["caption"] = pipeline.caption.model_copy(update={"captioner": _renewed(pipeline.captioners)})
+    if pipeline.filter is not None and "filter" in made:
+        renewed["filter"] = pipeline.filter.model_copy(update={"filter": _renewed(pipeline.filters)})
     return pipeline.model_copy(update=renewed)
 
 
-def _renewed(given: Any) -> Any:
-    """`captioner` or `filter`, one or a list, with what this run has trained in the place of a published checkpoint."""
-    if not isinstance(given, list):
-        return TrainedModel(kind="trained", name=given.name) if isinstance(given, NamedModel) else given
-    if any(isinstance(model, TrainedModel) for model in given):
-        return given
-    return [_renewed(given[0]), *given[1:]]
+def _renewed(models: Sequence[AnyModel]) -> list[AnyModel]:
+    """With what this run has trained in the place of the first published checkpoint."""
+    at = next((at for at, model in enumerate(models) if isinstance(model, NamedModel)), None)
+    if at is None or any(isinstance(model, TrainedModel) for model in models):
+        return list(models)
+    return [*models[:at], TrainedModel(kind="trained", name=models[at].name), *models[at + 1 :]]
 
 
 def _checkpoints(pipeline: Pipeline) -> list[str | None]:

@@ -72,9 +72,9 @@ def paired(job: Job) -> tuple[Job, Pairing | None]:
     if found[-1].trunk == "shared":
         apart = _apart(pipeline)
         found[-1] = replace(found[-1], fused=not apart, apart=apart)
-    for kin in found:
-        line = {"phase": job.name, **asdict(kin)}
-        if line not in lines or (kin is found[-1] and lines[-1] != line):
+    told = [{"phase": job.name, **asdict(kin)} for kin in found]
+    if lines[-len(told) :] != told:
+        for line in told:
             files.append_line(pipeline.output, "pairing", line)
     return replace(job, fused=found[-1].fused), found[-1]
 

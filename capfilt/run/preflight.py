@@ -3,14 +3,18 @@
 Starts no work and writes nothing; loads torch only where a GPU or a checkpoint is asked for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from capfilt.config.architectures import load_architecture
+from capfilt.config.find import find_yaml
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import CaptionConfig, FilterConfig, NamedModel, TrainedModel
+from capfilt.config.round import AnyModel, CocaModel, NamedModel, SohoModel, TrainedModel
 from capfilt.errors import ConfigError, InputError
 from capfilt.plan import PlannedStage
 from capfilt.run import files
@@ -18,6 +22,11 @@ from capfilt.run.build import check_names
 from capfilt.run.jobs import models_of_round
 from capfilt.run.pairing import check_checkpoints
 
+if TYPE_CHECKING:
+    from capfilt.captioners import Captioner
+    from capfilt.filters import Filter
+
+SCORES = {"coca": CocaModel.scores, "soho": SohoModel.scores}
 MODEL_STAGES = ("caption", "filter")
 TRAINING_STAGES = ("pretrain", "finetune", "evaluate")
 
@@ -51,6 +60,7 @@ def check_means(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> None:
     _check_files(pipeline, ahead)
     _check_gpus(pipeline, ahead)
     _check_weights(pipeline, ahead)
+    _check_scores(pipeline, ahead)
 
 
 def _check_files(pipeline: Pipeline, ahead: set[str]) -> None:
@@ -165,30 +175,45 @@ def _check_weights(pipeline: Pipeline, ahead: set[str]) -> None:
     """Each published checkpoint is loaded once, on the CPU: what does not fit is told before anything is downloaded."""
     if not ahead & {"caption", "filter", "dedup"}:
         return
-    written = [_name_of_captioner(section) for section in pipeline.caption.each] if pipeline.caption is not None else []
-    read = [_name_of_filter(section) for section in pipeline.filter.each] if pipeline.filter is not None else []
+    from capfilt.captioners import build_captioner
+    from capfilt.filters import build_filter
+
+    written = [
+        _name(section.captioners[0], partial(build_captioner, section, trained=None, device="cpu"))
+        for section in (pipeline.caption.each if pipeline.caption is not None else ())
+    ]
+    read = [
+        _name(section.filters[0], partial(build_filter, section, trained=None, device="cpu"))
+        for section in (pipeline.filter.each if pipeline.filter is not None else ())
+    ]
     _check_names(pipeline, written, read)
     check_checkpoints(pipeline)
 
 
-def _name_of_captioner(section: CaptionConfig) -> str | None:
-    """None where it is not known before the run."""
-    model = section.captioners[0]
+def _check_scores(pipeline: Pipeline, ahead: set[str]) -> None:
+    """A filter that this run trains must give what `select` judges by; those that are named were checked with the config."""
+    rounds = (models_of_round(pipeline, number) for number in range(1, pipeline.rounds + 1))
+    if (
+        pipeline.select is None
+        or "finetune" not in ahead
+        or not any(isinstance(m, TrainedModel) for r in rounds for m in r.filters)
+    ):
+        return
+    from capfilt.modeling.families import kind_of
+
+    start = pipeline.start_of("filter")
+    of = next((one for one in pipeline.pretrainings if one.model == start), None)
+    kind = kind_of(start) if of is None else load_architecture(find_yaml(of.architecture, "models")).kind
+    if pipeline.select.score not in SCORES.get(kind, (pipeline.select.score,)):
+        told = f"the {kind} that this run trains"
+        raise ConfigError(pipeline.select.without_it([told], is_one_of_several=len(pipeline.filters) > 1))
+
+
+def _name(model: AnyModel, build: "Callable[[], Captioner | Filter]") -> str | None:
+    """In tables; None where it is not known before the run. A named checkpoint is loaded for it."""
     if not isinstance(model, NamedModel):
         return model.name
-    from capfilt.captioners import build_captioner
-
-    built = build_captioner(section, trained=None, device="cpu")
-    return model.name or built.name
-
-
-def _name_of_filter(section: FilterConfig) -> str | None:
-    model = section.filters[0]
-    if not isinstance(model, NamedModel):
-        return model.name
-    from capfilt.filters import build_filter
-
-    built = build_filter(section, trained=None, device="cpu")
+    built = build()
     return model.name or built.name
 
 

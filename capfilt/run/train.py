@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import CustomModel, SelectConfig
+from capfilt.config.round import SelectConfig
 from capfilt.run import files
 from capfilt.run.context import Context
 from capfilt.run.decide import Scored
+from capfilt.run.jobs import models_of_round
 from capfilt.run.scratch import tree
 from capfilt.run.steps import key_of, model_identity
 
@@ -74,7 +75,7 @@ def _model_step(context: Context, number: int, name: str, key: str, models: Mapp
     folder = f"round-{number}"
     done = [f"{folder}/models/{model}/{file}" for model in models for file in MODEL_FILES]
     clear = [f"{folder}/models/{model}" for model in models] + [f"{folder}/training/{part}" for part in models.values()]
-    if name == "finetune" and _next_round_uses_them(context.pipeline):
+    if name == "finetune" and models_of_round(context.pipeline, number + 1).has_round_0:
         # The next round's texts and scores come from the models that give way here. Without this line the run would refuse
         # its own models as changed ones.
         clear += [f"round-{number + 1}/candidates", f"steps/round-{number + 1}-candidates.json"]
@@ -88,11 +89,6 @@ def _model_step(context: Context, number: int, name: str, key: str, models: Mapp
         beside.extend(path for path in paths if path not in done)
 
     context.steps.run(f"{folder}/{name}", key, done, made, clear=clear, sealed=beside)
-
-
-def _next_round_uses_them(pipeline: Pipeline) -> bool:
-    """Models of the user's own stay; published checkpoints give way to what a round fine-tuned."""
-    return any(not isinstance(model, CustomModel) for model in (*pipeline.captioners, *pipeline.filters))
 
 
 def _pretrain(context: Context, number: int, web: tuple[str, ...], kind: Literal["pool", "dataset"]) -> None:

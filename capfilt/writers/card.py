@@ -26,7 +26,7 @@ COLUMN_MEANING = {
     "all_captions": "every kept text",
     "all_origins": "where each of `all_captions` comes from",
     "all_itm": "probability of a match of each of `all_captions`, several filters combined",
-    "all_itc": "cosine of each of `all_captions` with the picture, mean over filters",
+    "all_itc": "cosine of each of `all_captions` with the picture, several filters combined",
     "upstream": "columns of the input, carried along",
 }
 
@@ -53,9 +53,8 @@ def data_card(
 ) -> str:
     """Markdown with the front matter that dataset hubs read.
 
-    `card` may hold name, version, fingerprint, round, captioner, filter, trunk, weights (or the pipeline's `settings`, which name
-    both models), licence and funnel ({what happened: rows}); `summary` is the selection's summary.json. What is missing is left
-    out.
+    `card` may hold name, version, fingerprint, round, captioner, filter, trunk, weights, licence and funnel ({what happened:
+    rows}); `summary` is the selection's summary.json. What is missing is left out.
     """
     name = str(card.get("name", "data set"))
     parts = [
@@ -84,22 +83,17 @@ def _made(card: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     said = {
         "fingerprint of the run": card.get("fingerprint"),
         "round": card.get("round"),
-        "captioner": card.get("captioner") or _model(card, "caption", "captioner"),
-        "filter": card.get("filter") or _model(card, "filter", "filter"),
+        "captioner": card.get("captioner"),
+        "filter": card.get("filter"),
         "captioner and filter": KINSHIP.get((str(card.get("trunk")), str(card.get("weights")))),
         "policy": summary.get("policy"),
         f"a text is believed at {SCORE.get(str(summary.get('score')), 'score')} >=": summary.get("threshold"),
+        "several filters are combined by": summary.get("combine"),
         "pictures are duplicates at cosine >=": summary.get("min_cosine"),
         "capfilt": card.get("version"),
     }
     known = {key: value for key, value in said.items() if value is not None}
     return "## How it was made\n\n" + _table("Setting", "Value", known) if known else ""
-
-
-def _model(card: Mapping[str, Any], section: str, role: str) -> str | None:
-    """`med blip_base`, `trained`: what the pipeline says about a model, None where it says nothing."""
-    said = card.get("settings", {}).get(section, {}).get(role)
-    return " ".join(str(value) for value in said.values() if isinstance(value, str)) if isinstance(said, Mapping) else None
 
 
 def _funnel(funnel: Any, summary: Mapping[str, Any], rows: int) -> str:

@@ -84,7 +84,7 @@ def test_select_combines_the_scores_as_it_is_told(run: Path, how: Combine) -> No
 def test_the_measures_tell_whose_errors_each_filter_lets_pass(run: Path) -> None:
     quality = json.loads((run / "round-1" / "metrics.json").read_text())["filter_quality"]
     assert set(quality["missed"]) == {"round-0/captioner", "theirs"}
-    assert set(quality["missed"]["theirs"]) == {"round-0/filter", "blip2", "soho", "together"}
+    assert set(quality["missed"]["theirs"]) == {"round-0/filter", "blip2", "soho", "(together)"}
     report = (run / "report.html").read_text(encoding="utf-8")
     assert "Whose errors each filter lets pass" in report
     assert "theirs" in report
@@ -135,3 +135,12 @@ def test_a_filter_without_the_score_that_is_judged_by_is_refused_before_any_work
     assert not (tmp_path / "runs" / "quickstart" / "pool").exists()
     run = run_with(tmp_path, "{kind: trained}", filters, "select.min_itc=-1")
     assert json.loads((run / "round-1" / "selection" / "summary.json").read_text())["kept_texts"] > 0
+
+
+def test_so_is_one_that_this_run_is_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"expected ITM from every filter, found none from the coca that this run trains"):
+        run_pipeline(
+            load_pipeline("quickstart_coca", ["select.min_itc=null", "resources.executor=local"]), progress=SilentProgress()
+        )
+    assert not (tmp_path / "runs" / "quickstart_coca" / "pool").exists()

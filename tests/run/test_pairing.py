@@ -127,3 +127,21 @@ def test_another_family_and_a_model_that_is_not_here_are_nobodys_twins(twin: Twi
     again = shutil.copytree(other, tmp_path / "again")
     assert compare(str(other), str(again)) == ("separate", "shared")
     assert compare(str(twin()), str(tmp_path / "nowhere")) is None
+
+
+def test_of_a_list_the_closest_pair_is_told_at_every_start(
+    job_of: Callable[..., Job], twin: Twin, med_folder: Path, tmp_path: Path
+) -> None:
+    job = job_of(twin(), allowed="true")
+    paired(job)
+    assert job.pipeline.filter is not None
+    far = job.pipeline.filter.filters[0].model_copy(update={"checkpoint": str(twin("vision.", "text_")), "name": "far"})
+    several = job.pipeline.filter.model_copy(update={"filter": [*job.pipeline.filter.filters, far]})
+    listed = replace(job, pipeline=job.pipeline.model_copy(update={"filter": several}))
+    for _ in range(2):
+        found, pairing = paired(listed)
+        assert pairing is not None
+        assert (pairing.weights, found.fused) == ("shared", False)
+        assert "there are several captioners or filters" in pairing.apart
+        lines = files.lines(job.pipeline.output, "pairing")
+        assert (len(lines), lines[-1]["weights"]) == (3, "shared")

@@ -22,13 +22,6 @@ def test_names_cannot_break_the_front_matter_or_a_table() -> None:
     assert "| filter | x\\|y z |" in card
 
 
-def test_models_are_named_from_the_settings() -> None:
-    settings = {"caption": {"captioner": {"kind": "med", "checkpoint": "blip"}}, "filter": {"filter": {"kind": "trained"}}}
-    card = data_card({"settings": settings}, {}, DATASET, rows=1, texts=1, formats=["parquet"], shards=1)
-    assert "| captioner | med blip |" in card
-    assert "| filter | trained |" in card
-
-
 def test_the_threshold_is_of_the_score_that_decided() -> None:
     def card(score: str, threshold: float) -> str:
         counted = {"rows": 1, "healthy_rows": 1, "duplicates": 0, "contaminated": 0, "texts": {}}
