@@ -38,7 +38,7 @@ from capfilt.errors import (
     Terminated,
 )
 from capfilt.rounds import RunResult, run_pipeline
-from capfilt.run import files, pairing
+from capfilt.run import apart, files, pairing
 from capfilt.run.lease import Lease
 from capfilt.run.local_executor import LocalExecutor
 from capfilt.run.planning import plan_pipeline
@@ -120,6 +120,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(captioners, "build_captioner", lambda config, *, trained, device: FakeCaptioner(world, trained))
     monkeypatch.setattr(filters, "build_filter", lambda config, *, trained, device: FakeFilter(world, trained))
     monkeypatch.setattr(pairing, "compare", lambda captioner, scorer: ("separate", "separate"))
+    monkeypatch.setattr(apart, "_elsewhere", apart._counted)  # another process would not know these fakes
 
     def trainer(name: str) -> Callable[..., None]:
         def fake(config: Any, *args: Any, out: Path, on_step: Any, web: Any = None, **kwargs: Any) -> None:
