@@ -8,15 +8,14 @@ Knows nothing of models or scores.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from capfilt.errors import InputError
 from capfilt.miniweb.language import is_true, states_whole_scene
 from capfilt.miniweb.world import Scene
+from capfilt.sources.tables import open_table
 
 TRUTH_NAMES = ("url", "uid", "key")
 
@@ -95,21 +94,3 @@ def read_rows(path: str, columns: tuple[str, ...], *, optional: tuple[str, ...] 
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: expected a whole Parquet file, found {error}; write it again") from None
     return rows
-
-
-def open_table(path: str, columns: tuple[str, ...]) -> pq.ParquetFile:
-    """The file, open, which has these columns.
-
-    Raises:
-        InputError: If it is missing, no Parquet, or lacks a column.
-    """
-    try:
-        table = pq.ParquetFile(cast(BinaryIO, fsspec.open(path, "rb").open()))
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected a Parquet file, found none; check the path") from None
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: expected a Parquet file, found {error}; write it again, or name another") from None
-    lacking = sorted(set(columns) - set(table.schema_arrow.names))
-    if lacking:
-        raise InputError(f"{path}: expected the columns {', '.join(columns)}, found no {', '.join(lacking)}; name another file")
-    return table

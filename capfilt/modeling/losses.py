@@ -5,10 +5,15 @@ Know nothing of networks, queues or of how negatives are drawn.
 Axes at the end of tensor names: B pairs, K candidates (batch first, then queue), R texts, T tokens, M kept tokens, V vocabulary.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LossName = Literal["itc", "itm", "lm"]
+Negatives = tuple[Tensor, Tensor]
+"""Two [B] of indices into the batch: text i's negative image, and image i's negative text."""
 IGNORED = -100
 """Label of a position that no loss sees."""
 

@@ -17,6 +17,7 @@ from typing import IO, Any
 import fsspec
 
 from capfilt.errors import CapfiltError, OutputError
+from capfilt.writers.whole import sync
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -128,15 +129,7 @@ def _put(path: str, data: bytes | memoryview) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(target.parent)
 
 
 def put_file(path: str, source: Path) -> None:

@@ -1,6 +1,5 @@
 """Caption: image -> `captions` gains n synthetic texts per healthy row."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -8,10 +7,8 @@ import pyarrow as pa
 from capfilt.captioners import Caption, Captioner
 from capfilt.config.round import CaptionConfig
 from capfilt.identity import row_seed
-from capfilt.images import ImageError, decode_rgb
-from capfilt.schema import CAPTION
-from capfilt.stages.base import at_work
-from capfilt.stages.pictures import Decode
+from capfilt.images import decode_rgb
+from capfilt.stages.pictures import Decode, PictureBatches
 
 
 class CaptionStage:
@@ -43,29 +40,12 @@ class CaptionStage:
     def __call__(self, table: pa.Table) -> pa.Table:
         captions: list[list[dict[str, Any]]] = table["captions"].to_pylist()
         uids: list[str] = table["uid"].to_pylist()
-        row_ids: list[str] = table["row_id"].to_pylist()
-        status, error = table["status"].to_pylist(), table["error"].to_pylist()
-        image = table["image"].combine_chunks()
-        for rows in _slices(table.num_rows, self._config.batch_size):
-            at_work(row_ids[rows.start : rows.stop])
-            pictures, at = [], []
-            for row in rows:
-                try:
-                    pictures.append(self._decode(image[row].as_py(), covering=self._covering))
-                    at.append(row)
-                except ImageError as problem:
-                    status[row], error[row] = "image_invalid", str(problem)
-            if not at:
-                continue
+        batches = PictureBatches(table, self._config.batch_size, self._decode, self._covering)
+        for at, pictures in batches:
             seeds = [self._seeds(uids[row]) for row in at]
             for row, texts in zip(at, self.captioner.caption(pictures, seeds=seeds), strict=True):
                 captions[row].extend(self._candidate(k, text) for k, text in enumerate(texts))
-        at_work(())
-        return (
-            table.set_column(table.column_names.index("captions"), "captions", pa.array(captions, pa.list_(CAPTION)))
-            .set_column(table.column_names.index("status"), "status", pa.array(status, pa.string()))
-            .set_column(table.column_names.index("error"), "error", pa.array(error, pa.string()))
-        )
+        return batches.told(captions)
 
     def _seeds(self, uid: str) -> list[int]:
         count = self._config.captions_per_image
@@ -83,8 +63,3 @@ class CaptionStage:
             "error": None if caption.text else "empty_caption",
             "scores": [],
         }
-
-
-def _slices(rows: int, size: int) -> Iterator[range]:
-    for start in range(0, rows, size):
-        yield range(start, min(start + size, rows))

@@ -7,10 +7,9 @@ import pyarrow as pa
 
 from capfilt.config.round import FilterConfig
 from capfilt.filters import Filter
-from capfilt.images import ImageError, decode_rgb
-from capfilt.schema import CAPTION, EMBEDDING, embedding_type
-from capfilt.stages.base import at_work
-from capfilt.stages.pictures import Decode
+from capfilt.images import decode_rgb
+from capfilt.schema import EMBEDDING, embedding_type
+from capfilt.stages.pictures import Decode, PictureBatches
 
 
 class FilterStage:
@@ -39,22 +38,9 @@ class FilterStage:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         captions: list[list[dict[str, Any]]] = table["captions"].to_pylist()
-        status, error = table["status"].to_pylist(), table["error"].to_pylist()
-        row_ids: list[str] = table["row_id"].to_pylist()
-        image = table["image"].combine_chunks()
         embeddings: list[np.ndarray[Any, Any] | None] = [None] * table.num_rows
-        for start in range(0, table.num_rows, self._config.batch_size):
-            rows = range(start, min(start + self._config.batch_size, table.num_rows))
-            at_work(row_ids[rows.start : rows.stop])
-            pictures, at = [], []
-            for row in rows:
-                try:
-                    pictures.append(self._decode(image[row].as_py(), covering=self._covering))
-                    at.append(row)
-                except ImageError as problem:
-                    status[row], error[row] = "image_invalid", str(problem)
-            if not at:
-                continue
+        batches = PictureBatches(table, self._config.batch_size, self._decode, self._covering)
+        for at, pictures in batches:
             asked = [[c for c in captions[row] if c["rule"] is None and c["error"] is None] for row in at]
             scores = self.scorer.score(pictures, [[c["text"] for c in texts] for texts in asked])
             for i, (row, texts) in enumerate(zip(at, asked, strict=True)):
@@ -68,12 +54,7 @@ class FilterStage:
                             "itc": None if scores.itc is None else scores.itc[i][j],
                         },
                     ]
-        at_work(())
-        done = (
-            table.set_column(table.column_names.index("captions"), "captions", pa.array(captions, pa.list_(CAPTION)))
-            .set_column(table.column_names.index("status"), "status", pa.array(status, pa.string()))
-            .set_column(table.column_names.index("error"), "error", pa.array(error, pa.string()))
-        )
+        done = batches.told(captions)
         return done.append_column(EMBEDDING, _embedding_column(embeddings, self.scorer.dim)) if self._embeds else done
 
 

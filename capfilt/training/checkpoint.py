@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from capfilt.errors import CheckpointError
+from capfilt.writers.whole import sync
 
 KEPT = 2
 State = dict[str, Any]
@@ -46,7 +47,7 @@ class Checkpoints:
         except BaseException:
             beside.unlink(missing_ok=True)  # on a full disk, half a checkpoint is room that others need
             raise
-        _sync_folder(self.folder)
+        sync(self.folder)
         for old in (*self._files()[KEPT:], *self.folder.glob("step-*.part")):
             old.unlink(missing_ok=True)
 
@@ -79,12 +80,3 @@ class Checkpoints:
         if not self.folder.is_dir():
             return []
         return sorted((path for path in self.folder.iterdir() if re.fullmatch(r"step-\d+\.pt", path.name)), reverse=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """The rename itself is on disk only after its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,15 +6,14 @@ Knows nothing of batches, tokens or networks.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, assert_never, cast
+from typing import Any, Literal, assert_never
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt.errors import InputError
+from capfilt.sources.tables import open_table
 from capfilt.training.pictures import CACHE_BYTES, Change, Pictures
 
 Kind = Literal["pool", "dataset", "human", "labelled"]
@@ -88,7 +87,7 @@ def read_pairs(
         InputError: If a label has no name, a file is missing, lacks a column, holds a broken picture, or all hold no pair.
     """
     columns = [*COLUMNS[kind], *([labels.column] if labels is not None else [])]
-    tables = [_open(path, columns) for path in files]
+    tables = [open_table(path, columns, "pairs") for path in files]
     pictures = Pictures(
         image_px,
         sum(table.metadata.num_rows for table in tables),
@@ -115,19 +114,6 @@ def read_pairs(
             f"{where}: expected pairs to train on, found none ({kind}); see what was kept, or lower `select`'s thresholds"
         )
     return PairSet(pictures, texts, np.array(picture_of, dtype=np.int64), pictures.image_ids())
-
-
-def _open(path: str, columns: Sequence[str]) -> pq.ParquetFile:
-    try:
-        table = pq.ParquetFile(cast(BinaryIO, fsspec.open(path, "rb").open()))
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected a Parquet file with pairs, found none; check the path") from None
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: expected a Parquet file with pairs, found {error}; write it again") from None
-    lacking = sorted(set(columns) - set(table.schema_arrow.names))
-    if lacking:
-        raise InputError(f"{path}: expected the columns {', '.join(columns)}, found no {', '.join(lacking)}; name another file")
-    return table
 
 
 def _batches(table: pq.ParquetFile, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from capfilt.config.architectures.clipcap import ClipCapArchitecture
@@ -29,6 +28,7 @@ from capfilt.modeling.clipcap.batch import EmbeddedBatch
 from capfilt.modeling.clipcap.network import ClipCap
 from capfilt.modeling.clipcap.training import ClipCapTraining
 from capfilt.modeling.families import AnyTokenizer, Loaded, load_network, save_network
+from capfilt.sources.tables import open_table
 from capfilt.training.batches import EndlessShuffle, Tokens
 from capfilt.training.checkpoint import Checkpoints
 from capfilt.training.loop import StepReport, train
@@ -77,7 +77,8 @@ def read_embeddings(
     embedding_of: list[int] = []
     rows = 0
     for path in files:
-        table = _read(path, [embedding, text, *asked])
+        columns = [embedding, text, *asked]
+        table = open_table(str(path), columns, "embeddings and texts").read(columns=columns)
         told = [_told(one, min_itm) for one in table[text].to_pylist()]
         values = zip(*(table[name].to_pylist() for name in asked), strict=True) if asked else [()] * len(told)
         has_vector = table[embedding].is_valid().to_pylist()
@@ -343,16 +344,3 @@ def compare_prefix_lengths(
         parameters = sum(p.numel() for p in ClipCapTraining(clipcap_of(loaded)).parameters())
         found.append(PrefixLengthResult(length, parameters, mean_loss(loaded, pairs), mean_loss(loaded, heldout)))
     return found
-
-
-def _read(path: str | Path, columns: Sequence[str]) -> pa.Table:
-    try:
-        file = pq.ParquetFile(cast(BinaryIO, fsspec.open(str(path), "rb").open()))
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected a Parquet file with embeddings and texts, found none; check the path") from None
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: expected a Parquet file with embeddings and texts, found {error}; write it again") from None
-    lacking = sorted(set(columns) - set(file.schema_arrow.names))
-    if lacking:
-        raise InputError(f"{path}: expected the columns {', '.join(columns)}, found no {', '.join(lacking)}; name others")
-    return file.read(columns=list(columns))

@@ -22,12 +22,12 @@ def whole_folder(target: Path) -> Iterator[Path]:
     beside.mkdir(parents=True)
     yield beside
     for path in sorted(beside.rglob("*")):
-        _sync(path)
+        sync(path)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
     beside.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -44,7 +44,8 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """What was written to a file, or renamed in a folder, is on the disk after this."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

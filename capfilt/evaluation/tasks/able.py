@@ -22,7 +22,6 @@ from capfilt.config.downstream import (
     ZeroShotTask,
 )
 from capfilt.errors import ConfigError, InputError
-from capfilt.evaluation.truth import open_table
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.clipcap.network import ClipCap
@@ -30,6 +29,7 @@ from capfilt.modeling.coca.network import CoCa
 from capfilt.modeling.families import Loaded
 from capfilt.modeling.med.network import MED
 from capfilt.modeling.soho.network import SOHO
+from capfilt.sources.tables import open_table
 
 FAMILY_NAMES: dict[type, str] = {
     MED: "MED",

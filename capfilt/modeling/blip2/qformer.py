@@ -27,7 +27,7 @@ from capfilt.modeling.text import LanguageHead
 from capfilt.modeling.vision import VisionTransformer
 
 if TYPE_CHECKING:
-    from capfilt.modeling.blip2.training import Negatives
+    from capfilt.modeling.losses import Negatives
 
 PARTS: dict[str, Role] = {
     "image_projection": "filter",

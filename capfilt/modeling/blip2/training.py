@@ -7,7 +7,7 @@ Axes at the end of tensor names: B pairs, T tokens, E common space, M kept token
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from capfilt.modeling.blip2.qformer import QFormer, missing_part, take_looks
 from capfilt.modeling.layers import KeysValues
 from capfilt.modeling.losses import (
     IGNORED,
+    LossName,
+    Negatives,
     draw_negatives,
     itc_loss,
     itm_loss,
@@ -29,10 +31,7 @@ from capfilt.modeling.losses import (
     positives_by_image,
 )
 
-LossName = Literal["itc", "itm", "lm"]
 ROLE_OF: dict[LossName, Role] = {"itc": "filter", "itm": "filter", "lm": "captioner"}
-Negatives = tuple[Tensor, Tensor]
-"""Two [B] of indices into the batch: text i's negative image, and image i's negative text."""
 SMOOTHING = 0.1
 """Of the labels of ITC and ITG (LAVIS)."""
 

@@ -22,12 +22,13 @@ from capfilt.errors import CheckpointError
 from capfilt.modeling.batch import Batch, as_batch
 from capfilt.modeling.decoding import Generated, generate
 from capfilt.modeling.layers import KeysValues, initialise
+from capfilt.modeling.losses import Negatives
 from capfilt.modeling.med.static_step import StaticCache, static_steps
 from capfilt.modeling.text import LanguageHead, TextTower
 from capfilt.modeling.vision import VisionTransformer
 
 if TYPE_CHECKING:
-    from capfilt.modeling.med.training import MedCaptionerFinetuning, MedFilterFinetuning, MedPretraining, Negatives
+    from capfilt.modeling.med.training import MedCaptionerFinetuning, MedFilterFinetuning, MedPretraining
 
 PARTS: dict[str, Role] = {
     "text_encoder": "filter",

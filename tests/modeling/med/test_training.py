@@ -96,7 +96,7 @@ def test_matching_equals_the_public_logits_on_the_drawn_pairs(model: MED, make_b
     negative = torch.tensor([1, 2, 3, 4, 0])
     forced = torch.full((5, 5), -torch.inf)
     forced[range(5), negative] = 0.0
-    found = task._matching(batch, embeds, model.text_encoder.image_kv(embeds), forced, forced)
+    found = task.matching(batch, embeds, model.text_encoder.image_kv(embeds), forced, forced)
     own = torch.arange(5)
     texts, images = torch.cat([own, own, negative]), torch.cat([own, negative, own])
     logits = model.itm_logits(batch.ids_BT[texts], batch.mask_BT[texts], embeds, images)
