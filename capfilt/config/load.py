@@ -14,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from capfilt.config.base import Section, is_operational
 from capfilt.config.downstream import Evaluation
-from capfilt.config.explain import explain
-from capfilt.config.find import find_yaml
+from capfilt.config.explain import explain, nearest
+from capfilt.config.find import bundled, find_yaml
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.source import Place, Source, override, parse
 from capfilt.errors import ConfigError
@@ -60,12 +60,12 @@ def load_text(text: str, name: str = "pipeline", overrides: Sequence[str] = (), 
 
 
 def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
-    """Read the file of `capfilt evaluate`.
+    """Read the file of `capfilt evaluate`, or a bundled one by its name.
 
     Raises:
         ConfigError: Lists every problem with file, line, what was found and what may stand there.
     """
-    file = Path(path)
+    file = _tasks_file(path)
     try:
         source = parse(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
@@ -78,6 +78,20 @@ def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> Evaluati
         return Evaluation.model_validate_json(json.dumps(source.tree), strict=True)
     except ValidationError as error:
         raise ConfigError(explain(error, source, Evaluation)) from None
+
+
+def _tasks_file(path: str | Path) -> Path:
+    file, ours = Path(path), bundled("pipelines") / "tasks"
+    if file.exists():
+        return file
+    named = ours / f"{str(path).removesuffix('.yaml')}.yaml"
+    if file.parent == Path() and named.is_file():
+        return named
+    choices = sorted(known.stem for known in ours.glob("*.yaml"))
+    raise ConfigError(
+        f"{path}: expected a file of tasks, found none. Give a path or one of: {', '.join(choices)}."
+        + nearest(file.stem, choices)
+    )
 
 
 def load_section(text: str, name: str, kind: Any) -> Any:

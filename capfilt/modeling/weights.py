@@ -73,9 +73,11 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise CheckpointError(f"{file}: expected safetensors, found {error}; copy the file again") from None
     except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        # torch's own sentence advises to read the file unsafely.
+        found = "a file without any, or with more than that" if isinstance(error, UnpicklingError) else error
         raise CheckpointError(
-            f"{file}: expected a checkpoint of tensors, found {error}. Copy the file again; if it holds more than tensors, keep "
-            "only its `model` entry"
+            f"{file}: expected a checkpoint of tensors, found {found}. Name another, or copy the file again; if it holds more "
+            "than tensors, keep only its `model` entry"
         ) from None
     return state_dict_in(content, str(file))
 

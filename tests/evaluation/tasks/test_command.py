@@ -59,6 +59,9 @@ def test_a_wrong_file_is_told_before_any_work(text: str, message: str, tmp_path:
         load_evaluation(file)
 
 
-def test_the_bundled_tasks_are_right() -> None:
+def test_the_bundled_tasks_are_right_and_found_by_name() -> None:
     tasks = load_evaluation(Path(__file__).parents[3] / "pipelines" / "tasks" / "quickstart.yaml").tasks
     assert len({task.kind for task in tasks}) == 9, "every kind once"
+    assert load_evaluation("quickstart").tasks == tasks
+    with pytest.raises(ConfigError, match=r"quickstrat: expected a file of tasks, found none\. .* Did you mean 'quickstart'"):
+        load_evaluation("quickstrat")
