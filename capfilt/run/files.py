@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import fsspec
 
-from capfilt.errors import CapfiltError, OutputError
+from capfilt.errors import CapfiltError, InputError, OutputError
 from capfilt.writers.whole import sync
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -36,6 +36,21 @@ def is_remote(path: str) -> bool:
 
 def local(path: str) -> Path:
     return Path(path.removeprefix("file://"))
+
+
+def _store(path: str) -> tuple[Any, str]:
+    """The file system behind an address, and the path in it.
+
+    Raises:
+        InputError: If fsspec does not know it, or lacks the library for it.
+    """
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as problem:
+        raise InputError(
+            f"{path}: expected a path or an address that fsspec knows, found: {problem}. Correct it or install what it names"
+        ) from None
+    return found
 
 
 def join(folder: str, *names: str) -> str:
@@ -113,7 +128,7 @@ def put(path: str, data: bytes | memoryview) -> None:
 
 def _put(path: str, data: bytes | memoryview) -> None:
     if is_remote(path):
-        filesystem, inner = fsspec.core.url_to_fs(path)
+        filesystem, inner = _store(path)
         filesystem.pipe_file(inner, bytes(data))
         return
     target = local(path)
@@ -136,7 +151,7 @@ def put_file(path: str, source: Path) -> None:
     """As `put`, for a file of this machine that need not fit into memory."""
     with writing(path):
         if is_remote(path):
-            filesystem, inner = fsspec.core.url_to_fs(path)
+            filesystem, inner = _store(path)
             filesystem.put_file(str(source), inner)
         elif local(path) != source:
             _put(path, source.read_bytes())
@@ -146,7 +161,7 @@ def create(path: str, data: bytes) -> bool:
     """Write a file that must not be there yet; False if it is. A store that cannot refuse overwrites."""
     with writing(path):
         if is_remote(path):
-            filesystem, inner = fsspec.core.url_to_fs(path)
+            filesystem, inner = _store(path)
             if filesystem.exists(inner):
                 return False
             try:
@@ -177,7 +192,7 @@ def get(path: str) -> bytes | None:
     """The bytes of a file, None where there is none."""
     try:
         if is_remote(path):
-            filesystem, inner = fsspec.core.url_to_fs(path)
+            filesystem, inner = _store(path)
             data: bytes = filesystem.cat_file(inner)
             return data
         return local(path).read_bytes()
@@ -206,7 +221,7 @@ def open_file(path: str) -> IO[bytes]:
 
 def exists(path: str) -> bool:
     if is_remote(path):
-        filesystem, inner = fsspec.core.url_to_fs(path)
+        filesystem, inner = _store(path)
         return bool(filesystem.exists(inner))
     return os.path.exists(local(path))
 
@@ -214,7 +229,7 @@ def exists(path: str) -> bool:
 def listing(folder: str, prefix: str = "", suffix: str = "") -> list[str]:
     """Paths of the files directly inside `folder`, sorted; empty where there is no folder."""
     if is_remote(folder):
-        filesystem, inner = fsspec.core.url_to_fs(folder)
+        filesystem, inner = _store(folder)
         try:
             found = [str(name) for name in filesystem.ls(inner, detail=False)]
         except FileNotFoundError:
@@ -233,7 +248,7 @@ def listing(folder: str, prefix: str = "", suffix: str = "") -> list[str]:
 def remove(path: str) -> None:
     """Delete a file or a whole folder; nothing where there is none."""
     if is_remote(path):
-        filesystem, inner = fsspec.core.url_to_fs(path)
+        filesystem, inner = _store(path)
         if filesystem.exists(inner):
             filesystem.rm(inner, recursive=True)
         return

@@ -4,6 +4,7 @@ Knows nothing of what is in them.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import fsspec
 from braceexpand import braceexpand
@@ -28,12 +29,16 @@ def _braces(pattern: str) -> list[str]:
 
 
 def _glob(pattern: str, folders: bool) -> list[str]:
-    filesystem, inner = fsspec.core.url_to_fs(pattern)
-    fits = filesystem.isdir if folders else filesystem.isfile
-    if any(sign in pattern for sign in "*?["):
-        hits = sorted(str(hit) for hit in filesystem.glob(inner) if fits(hit))
-    else:
-        hits = [inner] if fits(inner) else []
+    try:
+        filesystem, inner = fsspec.core.url_to_fs(pattern)
+        hits = _hits(filesystem, inner, folders)
+    except Exception as problem:  # each store has errors of its own: no library, no credentials, no answer
+        if not is_remote(pattern):
+            raise
+        raise InputError(
+            f"read.paths: expected an address that fsspec can list, found `{pattern}` ({type(problem).__name__}: {problem}). "
+            "Correct it, or give what the message asks for"
+        ) from problem
     if not hits:
         what = "folder" if folders else "file"
         other = filesystem.exists(inner) and not any(sign in pattern for sign in "*?[")
@@ -44,6 +49,13 @@ def _glob(pattern: str, folders: bool) -> list[str]:
     if is_remote(pattern):
         return [str(filesystem.unstrip_protocol(hit)) for hit in hits]
     return hits if pattern.startswith("/") else [_as_written(pattern, inner, hit) for hit in hits]
+
+
+def _hits(filesystem: Any, inner: str, folders: bool) -> list[str]:
+    fits = filesystem.isdir if folders else filesystem.isfile
+    if any(sign in inner for sign in "*?["):
+        return sorted(str(hit) for hit in filesystem.glob(inner) if fits(hit))
+    return [inner] if fits(inner) else []
 
 
 def is_remote(path: str) -> bool:

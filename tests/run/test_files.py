@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.errors import OutputError
+from capfilt.errors import InputError, OutputError
 from capfilt.run import files
 
 
@@ -95,7 +95,7 @@ def test_what_the_disk_refuses_is_told_with_what_to_do(
 def test_a_really_full_disk(tmp_path: Path) -> None:
     """A limit on the size of files is the full disk that needs no administrator."""
     code = (
-        "import resource\nfrom capfilt.run import files\nfrom capfilt.errors import OutputError\n"
+        "import resource\nfrom capfilt.run import files\nfrom capfilt.errors import InputError, OutputError\n"
         f"path = {str(tmp_path / 'x.bin')!r}\nfiles.put(path, b'o' * 1000)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
         "try:\n    files.put(path, b'n' * 10000)\nexcept OutputError as told:\n    print(told)\n"
@@ -143,6 +143,12 @@ def test_what_is_forbidden_elsewhere_is_not_the_outputs_fault(tmp_path: Path) ->
         raise PermissionError(errno.EACCES, "no", str(tmp_path / "input.parquet"))
     with pytest.raises(OutputError), files.writing(str(tmp_path / "run"), inside=True):
         raise PermissionError(errno.EACCES, "no", str(tmp_path / "run" / "log.jsonl"))
+
+
+@pytest.mark.parametrize("ask", [files.exists, files.get, files.listing])
+def test_an_address_of_no_known_store_is_told(ask: Callable[[str], object]) -> None:
+    with pytest.raises(InputError, match=r"s3x://bucket/x: expected a path or an address that fsspec knows.*s3x"):
+        ask("s3x://bucket/x")
 
 
 @pytest.mark.parametrize("folder", ["local", "memory://capfilt-create"])

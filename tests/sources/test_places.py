@@ -28,3 +28,9 @@ def test_folders_only_where_they_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "two.csv").touch()
     assert expand([f"{tmp_path}/*"], folders=True) == [f"{tmp_path}/one"]
     assert expand([f"{tmp_path}/*"]) == [f"{tmp_path}/two.csv"]
+
+
+@pytest.mark.parametrize("address", ["s3x://bucket/web.parquet", "s3x://bucket/*.parquet"])
+def test_an_address_that_nobody_can_list_is_told(address: str) -> None:
+    with pytest.raises(InputError, match=r"read.paths: expected an address that fsspec can list, found `s3x://.*not known: s3x"):
+        expand([address])
