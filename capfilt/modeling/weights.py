@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Protocol
 from zipfile import is_zipfile
 
@@ -72,9 +71,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
     except SafetensorError as error:
         raise CheckpointError(f"{file}: expected safetensors, found {error}; copy the file again") from None
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        # torch's own sentence advises to read the file unsafely.
-        found = "a file without any, or with more than that" if isinstance(error, UnpicklingError) else error
+    except Exception as error:  # torch promises no class for a damaged file
+        # Its own sentence advises to read the file unsafely.
+        found = error if isinstance(error, OSError | RuntimeError | EOFError) else "a file without any, or with more than that"
         raise CheckpointError(
             f"{file}: expected a checkpoint of tensors, found {found}. Name another, or copy the file again; if it holds more "
             "than tensors, keep only its `model` entry"

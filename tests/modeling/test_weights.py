@@ -12,7 +12,7 @@ from capfilt.modeling.build import build
 from capfilt.modeling.families import load_network
 from capfilt.modeling.med import MED
 from capfilt.modeling.tokenizer import Tokenizer
-from capfilt.modeling.weights import save_model
+from capfilt.modeling.weights import read_weights, save_model
 
 
 @pytest.fixture
@@ -92,3 +92,10 @@ def test_a_damaged_file_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(CheckpointError, match="copy the file again"):
         load_network(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk\n", b"PK\x03\x04 half an archive", b"\x80\x02}q\x00.", b"h\x00.", bytes(100)])
+def test_whatever_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"x.pth: expected"):
+        read_weights(tmp_path / "x.pth")
