@@ -27,6 +27,7 @@ from typing import Any
 
 from loopback import Loopback
 from real_pool_data import HOST, KINDS, make_pool
+from real_pool_differences import measure
 
 ROOT = Path(__file__).resolve().parents[1]
 PIPELINE = ROOT / "pipelines" / "real_pool.yaml"
@@ -191,6 +192,7 @@ def train_arms(args: argparse.Namespace, inputs: Path, notes: Notes) -> None:
     notes.add("filter_quality", {**metrics["filter_quality"], "web_by_score": by_score(run, inputs / "truth.parquet")})
     for name, changes in ARMS.items():
         notes.timed(f"arm {name}", partial(add_arm, notes, pipeline, run, name, changes))
+    notes.add("differences", measure(run, inputs / "heldout.parquet", seed=args.seed))
 
 
 def decided_at(run: Path) -> float | None:

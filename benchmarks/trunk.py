@@ -25,6 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "trunk.json"
 TRUNKS = ("separate", "shared")
+MEASURES = ("roc_auc", "precision", "recall")
 
 
 def main() -> None:
@@ -65,15 +66,25 @@ def measure_noise(args: argparse.Namespace) -> dict[str, Any]:
         start = time.process_time()
         finetune(pipeline, trunk, args.run / "round-0" / "models" / "pretrained", folder)
         trained = time.process_time()
-        told, pictures = caption_and_filter(pipeline, trunk, args.run.absolute(), folder)
+        quality, pictures, halves = caption_and_filter(pipeline, trunk, args.run.absolute(), folder)
         seconds = {"finetune": round(trained - start, 1), "caption_and_filter": round(time.process_time() - trained, 1)}
-        found[trunk] = {"filter_quality": rounded(told), "pictures": pictures, "cpu_seconds": seconds}
+        found[trunk] = {
+            "filter_quality": rounded(quality),
+            "upper_half": rounded(halves),
+            "pictures": pictures,
+            "cpu_seconds": seconds,
+        }
     separate, shared = (found[trunk]["filter_quality"] for trunk in TRUNKS)
     found["cost"] = {
         f"{origin}_{measure}": round(separate[origin][measure] - shared[origin][measure], 4)
         for origin in ("web", "synthetic")
-        for measure in ("roc_auc", "precision", "recall")
+        for measure in MEASURES
         if separate[origin].get(measure) is not None and shared[origin].get(measure) is not None
+    }
+    found["cost_at_half"] = {
+        f"{score}_{measure}": round(half[measure] - found["shared"]["upper_half"][score][measure], 4)
+        for score, half in found["separate"]["upper_half"].items()
+        for measure in MEASURES
     }
     return found
 
@@ -90,8 +101,9 @@ def finetune(pipeline: Any, trunk: str, start: Path, folder: Path) -> None:
         train(config, out=models / role, work=folder / "training" / role, device="cpu", **common, **prompt)
 
 
-def caption_and_filter(pipeline: Any, trunk: str, run: Path, folder: Path) -> tuple[dict[str, Any], int]:
-    """How well the filter found noise, by the truth, and how many pictures there were."""
+def caption_and_filter(pipeline: Any, trunk: str, run: Path, folder: Path) -> tuple[dict[str, Any], int, dict[str, Any]]:
+    """How well the filter found noise, by the truth; how many pictures there were; and, per score, the half of the web texts that
+    it likes best: two filters that keep equally many, whatever their scales."""
     import pyarrow.parquet as pq
 
     from capfilt.evaluation.filter_quality import filter_quality
@@ -116,7 +128,20 @@ def caption_and_filter(pipeline: Any, trunk: str, run: Path, folder: Path) -> tu
     truth = read_truth(pipeline.evaluate.truth)
     policy = pipeline.select
     quality = filter_quality(candidates, truth, threshold=policy.threshold, score=policy.score)
-    return quality, healthy
+    halves = {
+        score: filter_quality(candidates, truth, threshold=median_of_web(candidates, score), score=score)["web"]
+        for score in ("itm", "itc")
+    }
+    return quality, healthy, halves
+
+
+def median_of_web(candidates: list[str], score: str) -> float:
+    import pyarrow.parquet as pq
+
+    texts = [
+        text for path in candidates for row in pq.read_table(path, columns=["captions"])["captions"].to_pylist() for text in row
+    ]
+    return statistics.median(one[score] for text in texts if text["origin"] == "web" for one in text["scores"])
 
 
 def rounded(value: Any) -> Any:
