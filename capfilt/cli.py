@@ -163,21 +163,12 @@ def select(
     write: Annotated[bool, typer.Option("--write", help="Write the view's data set too, not only its uids and texts.")] = False,
 ) -> None:
     """Decide again from the scores: a named view, in seconds, without a model. The run's own selection stays."""
+    from capfilt.run.views import select_again
     from capfilt.show import show_summary
-    from capfilt.stages.select import select_view
 
     settings = _settings_of(run_folder, overrides)
-    if settings.select is None:
-        raise ConfigError(
-            f"{run_folder}: expected a `select` section in its config, found none. Give one: --set select.min_itm=0.5"
-        )
-    show_summary(name, select_view(run_folder, name, settings.select, settings.dedup, round_number))
-    found = (
-        [run_folder / f"round-{round_number}"] if round_number is not None else sorted(run_folder.glob("round-*"), key=_number)
-    )
-    view = next(folder / "views" / name for folder in reversed(found) if (folder / "views" / name).is_dir())
-    if write:
-        _write_view(run_folder, view, settings)
+    summary, view = select_again(run_folder, name, settings, round_number=round_number, write=write)
+    show_summary(name, summary)
     print(view)
 
 
@@ -339,28 +330,6 @@ def _config_of(run_folder: Path) -> Path:
             f"{run_folder}: expected a run folder, found no config.yaml in it. Give the `output` of a pipeline that ran{remote}"
         )
     return config
-
-
-def _number(round_folder: Path) -> int:
-    text = round_folder.name.removeprefix("round-")
-    return int(text) if text.isdigit() else -1
-
-
-def _write_view(run_folder: Path, view: Path, settings: "Pipeline") -> None:
-    """The data set of a view, in the view's own folder."""
-    from capfilt.config.round import SelectConfig, WriteConfig
-    from capfilt.stages.write import write
-
-    made_in = view.parent.parent
-    write(
-        settings.write or WriteConfig(),
-        policy=settings.select or SelectConfig(),
-        selection=str(view / "selection.parquet"),
-        candidates=[str(path) for path in sorted((made_in / "candidates").glob("chunk-*.parquet"))],
-        pool=[str(path) for path in sorted((run_folder / "pool").glob("chunk-*.parquet"))],
-        out=str(view / "dataset"),
-        card={"name": f"{settings.name}, view {view.name}", "version": __version__, "round": _number(made_in)},
-    )
 
 
 def _decoding(text: str) -> "Decoding":

@@ -3,11 +3,8 @@
 A stopped loop goes on from its checkpoint and ends with the same bits, given the same threads and versions.
 """
 
-import json
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -16,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from capfilt.config.train import OptimConfig
-from capfilt.errors import CapfiltError, ConfigError
+from capfilt.errors import ConfigError
 from capfilt.identity import stage_seed
 from capfilt.modeling.batch import Batch
 from capfilt.modeling.ranks import Ranks
-from capfilt.training.activations import checkpointed
 from capfilt.training.checkpoint import Checkpoints
+from capfilt.training.conditions import conditions
+from capfilt.training.log import Log, Since
 from capfilt.training.optim import build_optimiser, learning_rate
 
 LOG_EVERY_STEPS = 10
@@ -99,22 +97,16 @@ def train(
             "which learns from whole batches only. Write 1"
         )
     seed = seed if ranks.rank == 0 else stage_seed(seed, f"rank {ranks.rank}")
-    with (
-        _threads(config.threads),
-        _deterministic(device),
-        _seeded(seed, device),
-        _training_mode(module),
-        checkpointed(module, config.checkpoint_activations),
-    ):
+    with conditions(module, config, seed, device):
         optimiser = build_optimiser(module.parameters(), config)
-        since = _Since()
+        since = Since()
         done = 0
         state = checkpoints.load()
         if state is not None:
             done = state["step"]
             _restore(state, module, optimiser, device, ranks)
-            since = _Since(state["since"], state["since_steps"])
-        log = _Log(work / "log.jsonl", done) if ranks.rank == 0 else None
+            since = Since(state["since"], state["since_steps"])
+        log = Log(work / "log.jsonl", done) if ranks.rank == 0 else None
         _loop(module, batches, config, optimiser, since, done, checkpoints, log, device, steps_per_ramp, on_step, ranks)
 
 
@@ -123,10 +115,10 @@ def _loop(
     batches: Batches,
     config: OptimConfig,
     optimiser: torch.optim.Optimizer,
-    since: "_Since",
+    since: Since,
     done: int,
     checkpoints: Checkpoints,
-    log: "_Log | None",
+    log: Log | None,
     device: str,
     steps_per_ramp: int,
     on_step: Callable[[StepReport], None],
@@ -234,102 +226,3 @@ def _restore(state: dict[str, Any], module: nn.Module, optimiser: torch.optim.Op
         torch.cuda.set_rng_state(own["cuda_rng"], device)
     if own["module"] is not None:
         module.set_extra_state(own["module"])
-
-
-class _Since:
-    """Sums of the losses since the last log line; a single inf or nan stays visible in them, so no step needs a check."""
-
-    def __init__(self, sums: dict[str, Tensor] | None = None, steps: int = 0) -> None:
-        self.sums = dict(sums or {})
-        self.steps = steps
-
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        for name, loss in losses.items():
-            value = loss.detach().float()
-            before = self.sums.get(name)
-            self.sums[name] = value if before is None else before.to(value.device) + value
-        self.steps += 1
-
-    def means(self, step: int) -> dict[str, float]:
-        found = {name: float(total) / self.steps for name, total in self.sums.items()}
-        wrong = [name for name, value in found.items() if not math.isfinite(value)]
-        if wrong:
-            raise CapfiltError(
-                f"expected finite losses, found {', '.join(f'{name} = {found[name]}' for name in wrong)} between steps "
-                f"{step - self.steps + 1} and {step}; lower lr, lengthen warmup_steps or set clip_norm: 1.0"
-            )
-        return found
-
-    def clear(self) -> None:
-        self.sums, self.steps = {}, 0
-
-
-class _Log:
-    """One JSON object per line; on resume, lines after the checkpoint's step go, so that no step stands twice."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, line: dict[str, float]) -> None:
-        self._file.write(json.dumps({key: round(value, 8) for key, value in line.items()}) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _lines(path: Path) -> list[str]:
-    """Whole lines; a half-written last one belongs to a step that will be done again."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [line for line in text[: text.rfind("\n") + 1].splitlines() if line]
-
-
-@contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _deterministic(device: str) -> Iterator[None]:
-    """On the CPU, sums in a fixed order: by default two threads add up the gradient of an indexed tensor as they come.
-
-    On a GPU the promise is weaker and the price higher: left as it is.
-    """
-    settings: Any = torch.utils.deterministic  # torch's stubs leave its one attribute out
-    before, fills = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
-    if torch.device(device).type == "cpu":
-        torch.use_deterministic_algorithms(True)
-        settings.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        settings.fill_uninitialized_memory = fills
-
-
-@contextmanager
-def _seeded(seed: int, device: str) -> Iterator[None]:
-    devices = [device] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _training_mode(module: nn.Module) -> Iterator[None]:
-    was_training = module.training
-    module.train()
-    try:
-        yield
-    finally:
-        module.train(was_training)

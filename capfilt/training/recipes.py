@@ -4,37 +4,27 @@ Each writes a model folder, and does nothing where the folder exists. The same f
 `training.start`'s to say, what it learns from `training.objectives`'. Knows nothing of rounds or of what is done with the models.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-from PIL import Image
 
 from capfilt.config.architectures import Architecture, image_side
 from capfilt.config.base import Section, is_operational
 from capfilt.config.train import FinetuneCaptioner, OptimConfig, PretrainConfig
 from capfilt.errors import ConfigError
 from capfilt.identity import fingerprint, stage_seed
-from capfilt.modeling.clipcap.image import centre_square
 from capfilt.modeling.clipcap.network import ClipCap
 from capfilt.modeling.families import Loaded, load_network, save_network
 from capfilt.modeling.ranks import Ranks
-from capfilt.training.augment import augment
 from capfilt.training.batches import Batches, split_mix
 from capfilt.training.checkpoint import Checkpoints
-from capfilt.training.data import Kind, Labels, PairSet, WebPairs, read_pairs
+from capfilt.training.data import WebPairs
 from capfilt.training.loop import StepReport, train
 from capfilt.training.objectives import Stage, objective, ramp_epochs
-from capfilt.training.pictures import Change
-from capfilt.training.shards import ShardReader
-from capfilt.training.start import VOCABULARY_TEXTS, begin, fresh, require_role, resized, takes_middle
-from capfilt.training.stream import StreamedPairs
+from capfilt.training.sources import FINETUNE_CROP, change_of, held_pairs, pretraining_sources, texts_of
+from capfilt.training.start import begin, fresh, require_role, resized
 from capfilt.training.workers import Launch, Task, spawn
-
-PRETRAIN_CROP, FINETUNE_CROP = 0.2, 0.5
-"""Smallest share of a picture that `augment: blip` keeps (BLIP's min_scale)."""
 
 OnStep = Callable[[StepReport], None]
 Trunk = Literal["separate", "shared"]
@@ -90,8 +80,8 @@ def pretrain(
     start = begin(config, image, text)
     own_seed = stage_seed(seed, "pretrain" if config.name is None else f"pretrain {config.name}")
     with ExitStack() as stack:
-        sources = _sources(config, web, start.architecture, start.px, work, own_seed, ranks, stack)
-        loaded = fresh(start, config, (text for pairs, _ in sources for text in _texts(pairs)), prompt=prompt, seed=own_seed)
+        sources = pretraining_sources(config, web, start.architecture, start.px, work, own_seed, ranks, stack)
+        loaded = fresh(start, config, (text for pairs, _ in sources for text in texts_of(pairs)), prompt=prompt, seed=own_seed)
         _check_contrast(config, loaded.architecture, ranks)
         batches = Batches(
             sources,
@@ -177,8 +167,8 @@ def _finetune(
         require_role(loaded, role, start)
         _check_contrast(config, loaded.architecture, ranks)
         px = image_side(loaded.architecture)
-        change = _change(config, loaded.architecture, px, FINETUNE_CROP, own_seed, 0)
-        pairs = _held([human or ""], "human", px, work, change, ranks, stack)
+        change = change_of(config, loaded.architecture, px, FINETUNE_CROP, own_seed, 0)
+        pairs = held_pairs([human or ""], "human", px, work, change, ranks, stack)
         batches = Batches(
             [(pairs, config.batch_size)], loaded.tokenizer, loaded.architecture, seed=own_seed, device=device, prompt=prompt
         )
@@ -241,7 +231,8 @@ def _from_embeddings(
     workers: int,
 ) -> None:
     """A ClipCap from stored embeddings: no picture is decoded (ClipCap section 3)."""
-    from capfilt.training.embeddings import stored_pairs, train_on_embeddings
+    from capfilt.training.embeddings import stored_pairs
+    from capfilt.training.from_embeddings import train_on_embeddings
 
     assert config.embeddings is not None
     if workers > 1:
@@ -263,80 +254,6 @@ def _from_embeddings(
         prompt=prompt,
         on_step=on_step,
     )
-
-
-def _sources(
-    config: PretrainConfig,
-    web: WebPairs,
-    architecture: Architecture,
-    px: int,
-    work: Path,
-    seed: int,
-    ranks: Ranks,
-    stack: ExitStack,
-) -> list[tuple[PairSet | StreamedPairs, int]]:
-    """Pairs and how many of them a batch has: web, human, labelled."""
-    web_count, human_count, labelled_count = split_mix(config.batch_size, config.mix)
-    labelled = config.labelled
-    origins: list[tuple[tuple[str, ...], Kind, int]] = [
-        (web.files, web.kind, web_count),
-        ((config.human or "",), "human", human_count),
-        (("" if labelled is None else labelled.path,), "labelled", labelled_count),
-    ]
-    sources: list[tuple[PairSet | StreamedPairs, int]] = []
-    for number, (files, kind, count) in enumerate(origins):
-        if not count:
-            continue
-        change = _change(config, architecture, px, PRETRAIN_CROP, seed, number)
-        labels = Labels(labelled.column, labelled.names) if kind == "labelled" and labelled is not None else None
-        pairs = (
-            _stream(config, px, seed, change, stack)
-            if config.web is not None and number == 0
-            else _held(files, kind, px, work, change, ranks, stack, labels)
-        )
-        sources.append((pairs, count))
-    return sources
-
-
-def _held(
-    files: Sequence[str],
-    kind: Kind,
-    px: int,
-    work: Path,
-    change: Change | None,
-    ranks: Ranks,
-    stack: ExitStack,
-    labels: Labels | None = None,
-) -> PairSet:
-    """Pairs whose texts are in memory; each worker has its own spool."""
-    spool = work / (f"{kind}.pictures" if ranks.size == 1 else f"{kind}-{ranks.rank}.pictures")
-    pairs = read_pairs(files, kind, px, spool=spool, change=change, labels=labels)
-    stack.enter_context(pairs.pictures)
-    return pairs
-
-
-def _stream(config: PretrainConfig, px: int, seed: int, change: Change | None, stack: ExitStack) -> StreamedPairs:
-    """Pairs of shards that may be more than memory holds."""
-    assert config.web is not None
-    reader = ShardReader(config.web)
-    pairs = StreamedPairs(reader, px, seed=seed, shuffle_rows=config.shuffle_rows, lanes=config.interleave, change=change)
-    stack.callback(pairs.close)
-    return pairs
-
-
-def _texts(pairs: PairSet | StreamedPairs) -> Iterable[str]:
-    return pairs.texts(VOCABULARY_TEXTS) if isinstance(pairs, StreamedPairs) else pairs.texts
-
-
-def _change(config: OptimConfig, architecture: Architecture, px: int, min_scale: float, seed: int, number: int) -> Change | None:
-    """What makes another picture of each at each visit: drawn from the seed, the source's number and the place in its stream."""
-    if config.augment == "none":
-        return (lambda picture, place: centre_square(picture, px)) if takes_middle(architecture) else None
-
-    def change(picture: Image.Image, place: int) -> Image.Image:
-        return augment(picture, px, min_scale, np.random.default_rng([seed, number, place]))
-
-    return change
 
 
 def _result_settings(config: Section) -> dict[str, object]:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from capfilt.config.decoding import Beam, Greedy, Nucleus
 from capfilt.errors import CheckpointError, ConfigError
+from capfilt.modeling.blip2.decoding import QFormerDecoder
 from capfilt.modeling.blip2.original import to_original
-from capfilt.modeling.blip2.qformer import QFormer, QFormerDecoder
+from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.decoding import generate
 
 transformers = pytest.importorskip("transformers")

@@ -85,3 +85,26 @@ def human_file(picture: Callable[[int], bytes], write_human: Callable[..., str])
     return write_human(
         [{"key": f"h{i}", "image": picture(100 + i), "captions": [f"a square {i}", f"one small thing {i}"]} for i in range(5)]
     )
+
+
+STORED_TEXTS = [
+    f"a {size} {colour} {thing}" for size in ("big", "small") for colour in ("red", "blue") for thing in ("ball", "box")
+]
+STORED_DIM = 6
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """8 rows of source `shop` with one text each, two of `blog`, and three that give no pair."""
+    vectors = np.random.default_rng(0).normal(size=(13, STORED_DIM)).astype(np.float16)
+    texts: list[list[str | None] | None] = [[text] for text in STORED_TEXTS]
+    texts += [["seen in may", "lovely"], ["a note"], ["lost"], [" ", None], None]
+    rows = [None if i == 10 else vector for i, vector in enumerate(vectors)]
+    columns = {
+        "embedding": pa.array([None if v is None else v.tolist() for v in rows], pa.list_(pa.float16(), STORED_DIM)),
+        "captions": pa.array(texts, pa.list_(pa.string())),
+        "source": ["shop"] * 8 + ["blog"] * 5,
+    }
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path

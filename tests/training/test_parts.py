@@ -138,7 +138,7 @@ def test_the_setting_reaches_the_loop(setting, tmp_path, monkeypatch):
         seen.append(wanted)
         return real(module, wanted)
 
-    monkeypatch.setattr("capfilt.training.loop.checkpointed", watched)
+    monkeypatch.setattr("capfilt.training.conditions.checkpointed", watched)
     for wanted in (True, False):
         train(
             MedCaptionerFinetuning(model),
