@@ -164,13 +164,13 @@ def show_measured(found: dict[str, Any]) -> None:
     """What `capfilt evaluate` measured: a row per measure."""
     console = _console()
     console.print(f"{found['family']} {found['model']}")
-    table = _table("task", "measure", "value", "95 % interval", "majority", "rows")
+    table = _table("task", "measure", "value", "95 % interval", "blind", "rows")
     for name, task in found["tasks"].items():
         for measure, value in task.items():
             if not isinstance(value, dict) or "interval" not in value:
                 continue
             low, high = value["interval"]
-            majority = value.get("majority", task.get("majority"))
-            told = "" if majority is None else f"{majority:.3f}"
+            blind = value.get("blind", value.get("majority", task.get("majority")))
+            told = "" if blind is None else f"{blind:.3f}"
             table.add_row(name, measure, f"{value['value']:.3f}", f"{low:.3f} to {high:.3f}", told, f"{task['n']:,}")
     console.print(table)

@@ -72,6 +72,16 @@ def clips(rows: list[dict[str, list[bytes]]], frames: int, asked: Asked, name: s
 
 
 def _recalls(asked: Asked, ranks: Ranks, image_of_text_M: Int64Array, at: list[int]) -> Measured:
-    rows = len(ranks.of_text_N)
-    found: Measured = {f"text_r{k}": asked.share(ranks.of_text_N < k) for k in at}
-    return found | {f"image_r{k}": asked.share_by_row(ranks.of_image_M < k, image_of_text_M, rows) for k in at}
+    """Each with `blind`, what ranks by lot get."""
+    rows, texts = len(ranks.of_text_N), len(image_of_text_M)
+    own_N = np.bincount(image_of_text_M, minlength=rows)
+    found: Measured = {}
+    for k in at:
+        # None of an image's own texts is among k of all: each place in turn goes to another text.
+        places = np.arange(min(k, texts))
+        missed_N = np.prod(np.maximum(0, texts - own_N[:, None] - places) / (texts - places), axis=1)
+        found[f"text_r{k}"] = {**asked.share(ranks.of_text_N < k), "blind": float(1 - missed_N.mean())}
+    for k in at:
+        share = asked.share_by_row(ranks.of_image_M < k, image_of_text_M, rows)
+        found[f"image_r{k}"] = {**share, "blind": min(1.0, k / rows)}
+    return found

@@ -5,6 +5,7 @@ appendix B, with the captioning loss of question and answer beside it; SOHO sect
 """
 
 import copy
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ EXAMPLES = 8
 
 
 def vqa(task: VqaTask, asked: Asked) -> Measured:
-    """Share of answers that are the given one, but for case and space.
+    """Share of answers that are the given one, but for case and space; `blind`: what the questions alone would tell.
 
     Raises:
         ConfigError: If the network cannot answer, or not in the way asked for.
@@ -70,7 +71,7 @@ def vqa(task: VqaTask, asked: Asked) -> Measured:
         "trained_on": len(learnt),
         "by": by,
         "answers": len(answers),
-        "accuracy": {**asked.share(is_right), "majority": majority(numbers)},
+        "accuracy": {**asked.share(is_right), "majority": majority(numbers), "blind": _blind(learnt, judged)},
         "examples": [
             {"question": row["question"], "answer": row["answer"], "said": text}
             for row, text in zip(judged[:EXAMPLES], said, strict=False)
@@ -108,6 +109,18 @@ def _answered(task: VqaTask, asked: Asked, is_ranked: bool, answers: list[str], 
         said += [_plain(tokenizer.decode(np.asarray(ids[1:]))) for ids in written.tolist()]
     shown.close()
     return said
+
+
+def _blind(learnt: Rows, judged: Rows) -> float:
+    """Share that is right where each question gets what it is answered most often in training, a new one what all are."""
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in learnt:
+        for asked_for in (_plain(row["question"]), ""):
+            answers[asked_for][_plain(row["answer"])] += 1
+    # Of equally frequent ones the first by name, so that the order of rows decides nothing.
+    usual = {question: min(told, key=lambda answer: (-told[answer], answer)) for question, told in answers.items()}
+    said = [usual.get(_plain(row["question"]), usual[""]) for row in judged]
+    return sum(own == _plain(row["answer"]) for own, row in zip(said, judged, strict=True)) / len(judged)
 
 
 def _plain(text: Any) -> str:

@@ -23,6 +23,8 @@ from capfilt.modeling.text import MASKED, LanguageHead, TextTower
 
 SMOOTHING = 0.1
 """Of the answers' labels, as of BLIP's LM loss."""
+ANSWERS_AT_ONCE = 512
+"""Whose scores of every token of the vocabulary are held at a time: BERT's are 120 kB per token of an answer."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,15 @@ class MedVqa(nn.Module):
 
         By true log-probabilities; the published code ranks by its smoothed training loss.
         """
+        top_k = min(top_k, len(ids_AT))
+        at_once = max(1, ANSWERS_AT_ONCE // top_k)
+        parts = zip(questions.states_BSW.split(at_once), questions.mask_BS.split(at_once), strict=True)
+        return torch.cat([self._rank(Questions(*part), ids_AT, mask_AT, top_k) for part in parts])
+
+    def _rank(self, questions: Questions, ids_AT: Tensor, mask_AT: Tensor, top_k: int) -> Tensor:
         count = len(questions.states_BSW)
         start_B1 = ids_AT.new_full((count, 1), self.config.text.dec_id)
         first_BV = self.answer_logits(questions, start_B1)[:, 0].float().log_softmax(-1)
-        top_k = min(top_k, len(ids_AT))
         best_Bk = first_BV[:, ids_AT[:, 1]].topk(top_k, dim=1).indices
         rows_R = best_Bk.flatten()
         log_p_Bk = self.answer_log_probs(questions, ids_AT[rows_R], mask_AT[rows_R]).view(count, top_k)

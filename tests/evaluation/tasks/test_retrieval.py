@@ -23,6 +23,9 @@ def test_each_family_retrieves_both_ways_as_it_can(
     )
     assert (found["n"], found["texts"], found["rerank_top_k"]) == (12, 24, reranked)
     assert found["image_r12"]["value"] == 1.0, "every picture is among the twelve there are"
+    assert [found[name]["blind"] for name in ("image_r1", "image_r12", "text_r1")] == pytest.approx([1 / 12, 1, 2 / 24])
+    none_of_two = 12 / 24 * 11 / 23  # that both texts of a picture are among the twelve that are not looked at
+    assert found["text_r12"]["blind"] == pytest.approx(1 - none_of_two)
     assert found["text_r1"]["interval"][0] <= found["text_r1"]["value"] <= found["text_r1"]["interval"][1]
 
 

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -41,3 +42,17 @@ def test_answers_that_the_training_rows_lack_are_refused(few: str, make_asked: C
 def test_only_a_coca_writes_beside_its_classes(few: str, make_asked: Callable[..., Asked]) -> None:
     with pytest.raises(ConfigError, match=r"vqa\.lm_weight: expected it for a CoCa alone, found 1 for a SOHO"):
         vqa(VqaTask(kind="vqa", train=few, data=few, lm_weight=1), make_asked("soho"))
+
+
+def test_what_questions_alone_tell_is_said(few: str, make_asked: Callable[..., Asked], tmp_path: Path) -> None:
+    rows = pq.read_table(few).slice(0, 6)
+
+    def write(name: str, questions: list[str], answers: list[str]) -> str:
+        table = pa.table({"image": rows["image"][: len(answers)], "question": questions, "answer": answers})
+        pq.write_table(table, tmp_path / name)
+        return str(tmp_path / name)
+
+    train = write("train.parquet", ["what?", "What? ", "what?", "who?", "who?", "who?"], ["a", "A", "b", "c", "c", "a"])
+    data = write("data.parquet", ["what?", "what?", "who?", "why?"], ["a", "b", "c", "a"])
+    found = vqa(VqaTask(kind="vqa", train=train, data=data, fit=Fit(steps=1)), make_asked("soho"))
+    assert found["accuracy"]["blind"] == 0.75, "a for what, c for who, a for what was never asked"

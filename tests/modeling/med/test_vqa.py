@@ -45,7 +45,7 @@ def brute_force(network: MedVqa, questions: Questions, answer: list[int]) -> tor
 
 @torch.inference_mode()
 def test_ranking_takes_the_most_probable_answer(
-    network: MedVqa, questions: Questions, answers: tuple[torch.Tensor, torch.Tensor]
+    network: MedVqa, questions: Questions, answers: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids_AT, mask_AT = answers
     every = [brute_force(network, questions, ids[mask.bool()].tolist()) for ids, mask in zip(ids_AT, mask_AT, strict=True)]
@@ -54,6 +54,8 @@ def test_ranking_takes_the_most_probable_answer(
     together = network.answer_log_probs(questions, ids_AT[rows], mask_AT[rows]).view(3, 5)
     torch.testing.assert_close(together, log_p_BA, atol=1e-5, rtol=0)
     assert torch.equal(network.rank(questions, ids_AT, mask_AT, 5), log_p_BA.argmax(1))
+    monkeypatch.setattr("capfilt.modeling.med.vqa.ANSWERS_AT_ONCE", 7)
+    assert torch.equal(network.rank(questions, ids_AT, mask_AT, 5), log_p_BA.argmax(1)), "one question at a time"
     assert torch.equal(network.rank(questions, ids_AT, mask_AT, 128), log_p_BA.argmax(1))
 
 
