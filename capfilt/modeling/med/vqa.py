@@ -104,8 +104,12 @@ class MedVqa(nn.Module):
         """
         top_k = min(top_k, len(ids_AT))
         at_once = max(1, ANSWERS_AT_ONCE // top_k)
-        parts = zip(questions.states_BSW.split(at_once), questions.mask_BS.split(at_once), strict=True)
-        return torch.cat([self._rank(Questions(*part), ids_AT, mask_AT, top_k) for part in parts])
+        found = []
+        for start in range(0, len(questions.states_BSW), at_once):
+            stop = start + at_once
+            part = Questions(questions.states_BSW[start:stop], questions.mask_BS[start:stop])
+            found.append(self._rank(part, ids_AT, mask_AT, top_k))
+        return torch.cat(found)
 
     def _rank(self, questions: Questions, ids_AT: Tensor, mask_AT: Tensor, top_k: int) -> Tensor:
         count = len(questions.states_BSW)
