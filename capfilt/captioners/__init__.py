@@ -1,6 +1,5 @@
 """Captioners: from a config to one, by where its model comes from and by the family that it turns out to be."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, assert_never
 
 from capfilt.captioners.base import Caption, Captioner
@@ -25,8 +24,7 @@ def build_captioner(config: CaptionConfig, *, trained: str | None, device: str) 
     """
     (model,) = config.captioners
     if isinstance(model, CustomModel):
-        module, name = model.target.split(":")
-        built: Captioner = getattr(import_module(module), name)(**model.options)
+        built: Captioner = model.build()
         return built
     from capfilt.modeling.inference import load_asked
 

@@ -1,6 +1,7 @@
 """Sections `caption`, `filter`, `dedup`, `select` and `write`: one round from pool to data set."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, Tag, model_validator
@@ -68,6 +69,11 @@ class CustomModel(Model):
     kind: Literal["custom"]
     target: str = Field(pattern=r"^[\w.]+:\w+$")
     options: dict[str, str | int | float | bool | None] = {}
+
+    def build(self) -> Any:
+        """What `target` gives, called with `options`."""
+        module, name = self.target.split(":")
+        return getattr(import_module(module), name)(**self.options)
 
 
 CaptionerConfig = Annotated[

@@ -1,6 +1,5 @@
 """Filters: from a config to one, by where its model comes from and by the family that it turns out to be."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, assert_never
 
 from capfilt.config.architectures.parts import missing_role
@@ -24,8 +23,7 @@ def build_filter(config: FilterConfig, *, trained: str | None, device: str) -> F
     """
     (model,) = config.filters
     if isinstance(model, CustomModel):
-        module, name = model.target.split(":")
-        built: Filter = getattr(import_module(module), name)(**model.options)
+        built: Filter = model.build()
         return built
     from capfilt.modeling.inference import load_asked
 

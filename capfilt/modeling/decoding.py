@@ -68,6 +68,15 @@ class Generated:
     cuts, penalties and the minimal length. Higher is more probable."""
 
 
+def prompt_of_each(prompt_ids: Tensor, images: int, *, end_id: int | None = None) -> Tensor:
+    """[B, P] of [P] or [B, P]; behind a prompt that ends in `end_id`, no text would come, so that goes."""
+    if prompt_ids.ndim == 1:
+        prompt_ids = prompt_ids.expand(images, -1)
+    if end_id is not None and prompt_ids.shape[1] > 1 and bool((prompt_ids[:, -1] == end_id).all()):
+        prompt_ids = prompt_ids[:, :-1]
+    return prompt_ids
+
+
 def generate(
     decoder: Decoder[Any],
     image_embeds: Any,

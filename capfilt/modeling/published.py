@@ -86,6 +86,15 @@ def to_theirs(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     return found
 
 
+def differing(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """A line for each of our tensors that is not given, or has another shape there."""
+    return [
+        f"{name}: expected {list(tensor.shape)}, found {list(given[name].shape) if name in given else 'none'}"
+        for name, tensor in own.items()
+        if name not in given or given[name].shape != tensor.shape
+    ]
+
+
 def refuse(wrong: Sequence[str], what: str, source: str) -> NoReturn:
     """The error that lists what does not fit.
 

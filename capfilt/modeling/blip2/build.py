@@ -11,6 +11,7 @@ from capfilt.modeling.blip2.language import FrozenLanguage
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.med.network import MED
+from capfilt.modeling.published import differing
 from capfilt.modeling.vision import VisionTransformer
 
 
@@ -56,11 +57,7 @@ def start_from(model: Blip2, trained: QFormer) -> None:
         CheckpointError: If stage 1 has other sizes; lists what differs.
     """
     own, given = model.qformer.state_dict(), trained.state_dict()
-    wrong = [
-        f"{name}: expected {list(own[name].shape)}, found {list(given[name].shape) if name in given else 'none'}"
-        for name in own
-        if name not in given or own[name].shape != given[name].shape
-    ]
+    wrong = differing(own, given)
     if wrong:
         listed = "\n  ".join(wrong)
         raise CheckpointError(f"stage 1: expected the sizes of stage 2's Q-Former, found\n  {listed}\nGive both the same `text`")

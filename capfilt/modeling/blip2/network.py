@@ -20,7 +20,7 @@ from capfilt.modeling.batch import Batch
 from capfilt.modeling.blip2.language import FrozenLanguage, SoftPrompt, SuffixDecoder
 from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.causal_lm import LanguageDecoder
-from capfilt.modeling.decoding import Generated, generate
+from capfilt.modeling.decoding import Generated, generate, prompt_of_each
 
 
 class Blip2(nn.Module):
@@ -141,8 +141,7 @@ class Blip2(nn.Module):
         Returns:
             Ids with `written_from(prompt_ids)` tokens in front that are no part of the caption.
         """
-        if prompt_ids.ndim == 1:
-            prompt_ids = prompt_ids.expand(len(image_embeds_BND), -1)
+        prompt_ids = prompt_of_each(prompt_ids, len(image_embeds_BND))
         soft_BQU = self.prefix_embeds(image_embeds_BND)
         language = self.language
         if language.first_id is not None:

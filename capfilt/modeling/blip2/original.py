@@ -19,7 +19,7 @@ from capfilt.modeling.blip2.language import FrozenLanguage
 from capfilt.modeling.blip2.names import WHAT, qformer_names, with_biases, without_biases
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.qformer import QFormer
-from capfilt.modeling.published import count_of, same, shape_of, to_ours, to_theirs
+from capfilt.modeling.published import count_of, differing, same, shape_of, to_ours, to_theirs
 from capfilt.modeling.vision import interpolated
 from capfilt.modeling.weights import state_dict_in
 
@@ -54,11 +54,7 @@ def blip2_from_original(
         model = Blip2(QFormer(architecture), language)
     own = model.projection.state_dict()
     given = {name.split(".", 1)[1]: tensor for name, tensor in found.items()}
-    wrong = [
-        f"{name}: expected {list(own[name].shape)}, found {list(given[name].shape) if name in given else 'none'}"
-        for name in own
-        if name not in given or given[name].shape != own[name].shape
-    ]
+    wrong = differing(own, given)
     if wrong:
         listed = "\n  ".join(wrong)
         raise CheckpointError(

@@ -21,7 +21,7 @@ from capfilt.config.decoding import Decoding
 from capfilt.errors import CheckpointError
 from capfilt.modeling.batch import Batch
 from capfilt.modeling.blip2.qformer_layers import QFormerTower, Queried
-from capfilt.modeling.decoding import Generated, generate
+from capfilt.modeling.decoding import Generated, generate, prompt_of_each
 from capfilt.modeling.layers import KeysValues, initialise
 from capfilt.modeling.text import LanguageHead
 from capfilt.modeling.vision import VisionTransformer
@@ -207,10 +207,7 @@ class QFormer(nn.Module):
         from capfilt.modeling.blip2.decoding import QFormerDecoder
 
         decoder = QFormerDecoder(self)
-        if prompt_ids.ndim == 1:
-            prompt_ids = prompt_ids.expand(len(image_embeds), -1)
-        if prompt_ids.shape[1] > 1 and bool((prompt_ids[:, -1] == self.config.text.sep_id).all()):
-            prompt_ids = prompt_ids[:, :-1]
+        prompt_ids = prompt_of_each(prompt_ids, len(image_embeds), end_id=self.config.text.sep_id)
         return generate(decoder, image_embeds, self.begun(prompt_ids), decoding, seeds=seeds)
 
     def losses(self, batch: "Batch | Mapping[str, Tensor]", *, negatives: "Negatives | None" = None) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from capfilt.modeling.causal_lm import LanguageDecoder, LanguageModel, embed_tok
 from capfilt.modeling.clipcap.batch import EmbeddedBatch, as_embedded
 from capfilt.modeling.clipcap.image import build_embedder
 from capfilt.modeling.clipcap.mapper import build_mapper
-from capfilt.modeling.decoding import Generated, generate
+from capfilt.modeling.decoding import Generated, generate, prompt_of_each
 from capfilt.modeling.losses import IGNORED, lm_loss
 from capfilt.modeling.published import ACTIVATIONS
 
@@ -180,8 +180,7 @@ class ClipCap(nn.Module):
         """As `generate`, from prefixes."""
         if prompt_ids is None:
             prompt_ids = torch.empty(0, dtype=torch.int64, device=prefix_BkW.device)
-        if prompt_ids.ndim == 1:
-            prompt_ids = prompt_ids.expand(len(prefix_BkW), -1)
+        prompt_ids = prompt_of_each(prompt_ids, len(prefix_BkW))
         return generate(self.decoder(), prefix_BkW, prompt_ids, decoding, seeds=seeds)
 
     def decoder(self) -> LanguageDecoder:

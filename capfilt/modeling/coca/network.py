@@ -22,7 +22,7 @@ from capfilt.modeling.batch import Batch, as_batch, known_names
 from capfilt.modeling.coca.decoding import CocaDecoder
 from capfilt.modeling.coca.image import Poolers, image_encoder, mean_feature
 from capfilt.modeling.coca.text import MultimodalText, UnimodalText
-from capfilt.modeling.decoding import Generated, generate
+from capfilt.modeling.decoding import Generated, generate, prompt_of_each
 from capfilt.modeling.layers import initialise
 from capfilt.modeling.losses import IGNORED, itc_loss, lm_labels, lm_loss, one_hot_positives, positives_by_image
 
@@ -170,10 +170,7 @@ class CoCa(nn.Module):
             seeds: One list per image, one 64-bit seed per caption wanted. Needed by nucleus.
         """
         images = self.pooled_queries(images)
-        if prompt_ids.ndim == 1:
-            prompt_ids = prompt_ids.expand(len(images), -1)
-        if prompt_ids.shape[1] > 1 and bool((prompt_ids[:, -1] == self.config.text.sep_id).all()):
-            prompt_ids = prompt_ids[:, :-1]
+        prompt_ids = prompt_of_each(prompt_ids, len(images), end_id=self.config.text.sep_id)
         return generate(CocaDecoder(self), images, prompt_ids, decoding, seeds=seeds)
 
     # ── losses ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -20,7 +20,7 @@ from capfilt.config.architectures.parts import Role, missing_role
 from capfilt.config.decoding import Decoding
 from capfilt.errors import CheckpointError
 from capfilt.modeling.batch import Batch, as_batch
-from capfilt.modeling.decoding import Generated, generate
+from capfilt.modeling.decoding import Generated, generate, prompt_of_each
 from capfilt.modeling.layers import KeysValues, initialise
 from capfilt.modeling.losses import Negatives
 from capfilt.modeling.med.static_step import StaticCache, static_steps
@@ -163,10 +163,7 @@ class MED(nn.Module):
             decoding: Greedy, beam or nucleus.
             seeds: One list per image, one 64-bit seed per caption wanted. Needed by nucleus.
         """
-        if prompt_ids.ndim == 1:
-            prompt_ids = prompt_ids.expand(len(image_embeds), -1)
-        if prompt_ids.shape[1] > 1 and bool((prompt_ids[:, -1] == self.config.text.sep_id).all()):
-            prompt_ids = prompt_ids[:, :-1]
+        prompt_ids = prompt_of_each(prompt_ids, len(image_embeds), end_id=self.config.text.sep_id)
         prompt_ids = with_first(prompt_ids, self.config.text.dec_id)
         return generate(MedDecoder(self), image_embeds, prompt_ids, decoding, seeds=seeds)
 
