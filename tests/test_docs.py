@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from capfilt.config.base import Section
+from capfilt.config.pipeline import Pipeline
+from capfilt.config.words import words_of
+
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = runpy.run_path(str(DOCS / "generate.py"), run_name="generate")["pages"]()
+GENERATE = runpy.run_path(str(DOCS / "generate.py"), run_name="generate")
+PAGES = GENERATE["pages"]()
 
 
 @pytest.mark.parametrize("name", sorted(PAGES))
@@ -25,6 +30,27 @@ def test_operational_settings_are_marked() -> None:
     lines = PAGES["configuration.md"].splitlines()
     assert any(line.startswith("| `deadline_s`") and "| operational |" in line for line in lines)
     assert any(line.startswith("| `min_itm`") and "| result |" in line for line in lines)
+
+
+def _sections(section: type[Section], found: dict[type[Section], None]) -> dict[type[Section], None]:
+    """`section` and all that may stand inside it."""
+    if section not in found:
+        found[section] = None
+        for field in section.model_fields.values():
+            for inner in GENERATE["_sections"](field.annotation):
+                _sections(inner, found)
+    return found
+
+
+@pytest.mark.parametrize("section", _sections(Pipeline, {}), ids=lambda section: section.__name__)
+def test_every_key_of_a_pipeline_file_says_what_it_does(section: type[Section]) -> None:
+    silent = [name for name in section.model_fields if not words_of(section).get(name)]
+    assert silent == [], "write a comment behind the field or a text below it"
+
+
+@pytest.mark.parametrize("section", _sections(Pipeline, {}), ids=lambda section: section.__name__)
+def test_every_section_of_a_pipeline_file_says_what_it_is(section: type[Section]) -> None:
+    assert section.__doc__ != Section.__doc__, "write a docstring"
 
 
 @pytest.mark.parametrize("page", sorted([*DOCS.glob("*.md"), *DOCS.parent.glob("*.md")]), ids=lambda page: page.name)

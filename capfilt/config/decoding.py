@@ -40,6 +40,7 @@ class Beam(_Lengths):
 
     kind: Literal["beam"] = "beam"
     beams: Positive = 3
+    """Texts that are followed at once; more find more probable texts and take longer."""
     length_penalty: float = 1.0
     """> 0 favours longer texts, 0 compares plain sums."""
 
@@ -56,6 +57,7 @@ class Nucleus(_Lengths):
     top_k: Positive | None = None
     """At most this many tokens, cut before `top_p`; null is no cut."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Below 1 prefers probable tokens more, above 1 less; 1 is the model's own distribution."""
 
 
 Decoding = Annotated[Greedy | Beam | Nucleus, Field(discriminator="kind")]

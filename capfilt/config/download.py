@@ -17,24 +17,30 @@ class BlocklistsConfig(Section):
 
 
 class DownloadConfig(Section):
-    connect_to: dict[str, str] = operational(default={})  # host pattern -> host:port, or `miniweb`
-    allow_hosts: list[str] = operational(default=[])  # host:port that may be a private address
-    resize: Literal["keep_ratio"] = "keep_ratio"
-    image_px: Positive = 384  # shorter side, never enlarged
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
-    max_bytes: Positive = 20_000_000
-    max_pixels: Positive = 50_000_000  # checked before decoding
+    """How pictures are fetched and kept. Sizes, limits and `blocklists` hold for pictures from the input too."""
+
+    connect_to: dict[str, str] = operational(default={})
+    """Host pattern -> where to connect instead: host:port, or `miniweb` for the small web. Like curl's --connect-to; may be a
+    private address."""
+    allow_hosts: list[str] = operational(default=[])  # host:port that may be private addresses; all others are refused
+    resize: Literal["keep_ratio"] = "keep_ratio"  # a smaller picture keeps the ratio of its sides
+    image_px: Positive = 384  # pixels of the stored picture's shorter side; a smaller picture is never enlarged
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95  # of the stored JPEG, 1 to 100
+    max_bytes: Positive = 20_000_000  # of the picture as served; a larger one is `download_failed`, too_large
+    max_pixels: Positive = 50_000_000
+    """Width x height as served, checked before decoding; more is `image_invalid`, too_many_pixels."""
     blur_boxes: str | None = None
     """Carried column with boxes to blur, faces for example: a list of [x0, y0, x1, y1] as shares of the upright picture's width
     and height, 0 to 1, or the same as JSON text. A row with another thing there is `image_invalid`."""
-    deadline_s: float = operational(default=20.0, gt=0)  # all attempts, redirects and body together
-    retries: int = operational(default=1, ge=0)
-    per_host: int = operational(default=8, ge=1)  # connections at once, over all download actors
-    max_redirects: int = operational(default=5, ge=0)
-    respect_robots_txt: bool = True
+    deadline_s: float = operational(default=20.0, gt=0)  # seconds for one URL: all attempts, redirects and body together
+    retries: int = operational(default=1, ge=0)  # further attempts per URL, where one may help: a broken connection, 429, 503 …
+    per_host: int = operational(default=8, ge=1)  # connections to one host at once, over all download actors
+    max_redirects: int = operational(default=5, ge=0)  # more end as `download_failed`, too_many_redirects
+    respect_robots_txt: bool = True  # ask each host's robots.txt; what it disallows is not fetched: `opted_out`
     respect_x_robots_tag: list[str] = ["noai", "noimageai", "noindex", "noimageindex"]
-    respect_tdm_reservation: bool = True  # the header `tdm-reservation: 1`
-    blocklists: BlocklistsConfig = BlocklistsConfig()
+    """Words of the header X-Robots-Tag that make a picture `opted_out`; others are only noted in `consent`."""
+    respect_tdm_reservation: bool = True  # the header `tdm-reservation: 1` makes a picture `opted_out`; false: only noted
+    blocklists: BlocklistsConfig = BlocklistsConfig()  # hosts, URLs and pictures of your own to leave out: `download_blocked`
     user_agent: str = operational(default="capfilt/0.1 (+https://example.org/about-our-crawler)")  # its first word is our name
 
     @field_validator("user_agent")

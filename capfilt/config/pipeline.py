@@ -34,25 +34,29 @@ Pretrain = Annotated[
 class Pipeline(Section):
     """One pipeline file. `{output}` in any string is the run's folder, the only placeholder."""
 
-    version: Literal[1]
-    name: str
+    version: Literal[1]  # of the file's format
+    name: str  # title of plan, report and data card
     seed: int = 0
-    output: str = operational()
-    rounds: Positive = 1
-    miniweb: MiniwebConfig | None = None
-    read: ReadConfig | None = None  # null: a run that only trains, on shards (`pretrain.web`) or from a model (`finetune.start`)
-    download: DownloadConfig = DownloadConfig()
-    screen: ScreenConfig = ScreenConfig()
+    """All chance follows from it: drawn texts, training, bootstrap intervals, the small web. Change it to repeat an experiment
+    with other chance."""
+    output: str = operational()  # run folder: a path, `~` for home, or any address that fsspec writes to, such as s3://bucket/run
+    rounds: Positive = 1  # how often caption … evaluate go over the pool; above 1 each round uses the models of the one before
+    miniweb: MiniwebConfig | None = None  # draw and serve a small web on this machine, as the quickstarts do; null: the real web
+    read: ReadConfig | None = None
+    """Where rows come from. null: a run that only trains, on shards (`pretrain.web`) or from a model (`finetune.start`)."""
+    download: DownloadConfig = DownloadConfig()  # how pictures are fetched and kept
+    screen: ScreenConfig = ScreenConfig()  # cheap rules before any model; without the section nothing is rejected
     caption: CaptionConfig | None = None
-    filter: FilterConfig | None = None
-    dedup: DedupConfig | None = None
-    select: SelectConfig | None = None
-    write: WriteConfig | None = None
+    """Who writes synthetic texts. null: nobody; the run makes the pool, and `pretrain`, if there, learns from its web texts."""
+    filter: FilterConfig | None = None  # who scores all texts; null: no scores, so no `dedup` and no `select`
+    dedup: DedupConfig | None = None  # finds duplicates and evaluation pictures; null: every row stands for itself
+    select: SelectConfig | None = None  # which texts are kept; null: the run decides nothing and writes no data set
+    write: WriteConfig | None = None  # the data set's files; null: none, and `pretrain` learns from the raw pool
     pretrain: Pretrain | None = None  # one section, or a list of named ones, made in their order
-    finetune: FinetuneConfig | None = None
-    evaluate: EvaluateConfig | None = None
-    report: ReportConfig = operational(default=ReportConfig())
-    resources: Resources = operational(default=Resources())
+    finetune: FinetuneConfig | None = None  # the captioner and the filter that the next round uses; null: none
+    evaluate: EvaluateConfig | None = None  # what the round's models are measured by; null: not measured
+    report: ReportConfig = operational(default=ReportConfig())  # the page report.html at the end
+    resources: Resources = operational(default=Resources())  # where it runs and on how much of the machine
 
     @property
     def has_round_0(self) -> bool:

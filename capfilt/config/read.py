@@ -13,11 +13,14 @@ class Source(Section):
     """What every kind of source has."""
 
     paths: list[str] = Field(min_length=1)  # fsspec paths; globs and braces such as `{00000..00010}` are expanded
-    keep_columns: list[str] = []  # carried along in `upstream`
+    keep_columns: list[str] = []
+    """Input columns to carry along as `upstream`: for `screen` rules, for `download.blur_boxes`, and into the data set."""
     keep_types: dict[str, KeepType] = {}
     """Type of a carried column that its file does not type (text files, JSON): text unless said here, but the well-known scores
     and sizes (`similarity`, `punsafe`, `original_width` …) are numbers. A Parquet column keeps its own type."""
     rows_per_chunk: Positive = 1024
+    """At most so many rows are one chunk, the unit of work, commit and retry. Fewer where pictures are large, up to about 10,000
+    for millions of rows."""
     on_bad_file: Literal["refuse", "skip"] = operational("refuse")  # an unreadable file ends the run, or is left out
 
     @model_validator(mode="after")

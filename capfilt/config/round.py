@@ -67,8 +67,8 @@ class CustomModel(Model):
     """The escape hatch: `target: "pkg.mod:Class"`, built as Class(**options)."""
 
     kind: Literal["custom"]
-    target: str = Field(pattern=r"^[\w.]+:\w+$")
-    options: dict[str, str | int | float | bool | None] = {}
+    target: str = Field(pattern=r"^[\w.]+:\w+$")  # `package.module:Class`, importable where the run works
+    options: dict[str, str | int | float | bool | None] = {}  # its keyword arguments
 
     def build(self) -> Any:
         """What `target` gives, called with `options`."""
@@ -114,14 +114,20 @@ def _check_names(key: str, models: Sequence[AnyModel]) -> None:
 
 
 class CaptionConfig(Section):
+    """Synthetic texts for every picture of the pool."""
+
     captioner: Captioners  # one model, or a list of them: each writes its own texts
-    captions_per_image: Positive = 1  # of each captioner
+    captions_per_image: Positive = 1  # of each captioner; greedy and beam give one, whatever stands here
     prompt: str = "a picture of "
+    """Words that every synthetic text begins with, cut off again before it is stored; fine-tuning the captioner puts them before
+    the human texts too. Change it with the captioner that was trained with another."""
     decode: Decoding = Nucleus(kind="nucleus", top_p=0.9, min_length=5, max_length=20)
+    """How texts are chosen: nucleus draws them (BLIP's way, more varied), beam and greedy take the most probable."""
     batch_size: Positive = 64  # images per model call
-    dtype: Dtype = "float32"
-    # exact: full decode, bicubic, as BLIP was evaluated. fast: JPEGs decoded at 1/2, 1/4 or 1/8, bilinear; scores move a little
+    dtype: Dtype = "float32"  # what the models compute with; bfloat16 is faster on GPUs, and texts and scores move a little
     pixels: Pixels = "exact"
+    """exact: full decode, bicubic, as BLIP was evaluated. fast: JPEGs decoded at 1/2, 1/4 or 1/8, bilinear; texts and scores move
+    a little. Worth trying where decoding is the bottleneck."""
 
     @property
     def captioners(self) -> tuple[CaptionerConfig, ...]:
@@ -139,10 +145,12 @@ class CaptionConfig(Section):
 
 
 class FilterConfig(Section):
+    """Scores for every text, web and synthetic, that no rule rejected. Nothing is thrown away here."""
+
     filter: Filters  # one model, or a list of them: each scores every text, `select.combine` says what counts
-    batch_size: Positive = 64
-    dtype: Dtype = "float32"
-    pixels: Pixels = "exact"  # as `caption.pixels`
+    batch_size: Positive = 64  # images per model call; all texts of an image are scored with it
+    dtype: Dtype = "float32"  # as `caption.dtype`
+    pixels: Pixels = "exact"  # exact or fast decoding, as `caption.pixels`
     allow_shared_weights: bool = operational(default=False)
     """Let one set of weights be both captioner and filter, which overlooks its own errors (BLIP Table 4); it is told wherever the
     run is."""
@@ -163,17 +171,27 @@ class FilterConfig(Section):
 
 
 class DedupConfig(Section):
-    min_cosine: float = Field(default=0.95, gt=0, le=1)  # of the first filter's image embedding; equal sha256: always
-    decontaminate: list[str] = []  # Parquet files of evaluation pairs
+    """Finds pictures that show the same, of which `select` keeps the row with the best text, and those of evaluation sets."""
+
+    min_cosine: float = Field(default=0.95, gt=0, le=1)
+    """Two pictures are duplicates where the cosine of the first filter's image embeddings is at least this; equal bytes always
+    are. Higher finds fewer. `capfilt select` may raise it later, not lower it."""
+    decontaminate: list[str] = []
+    """Parquet files of evaluation pairs (`key`, `image`, `captions`). Rows whose picture is in one, by bytes or `min_cosine`, are
+    never written."""
 
 
 Combine = Literal["mean", "min", "vote"]
 
 
 class SelectConfig(Section):
-    # both, web, synthetic: every text of these origins that passes. best, web_else_synthetic: one kind per row
+    """Which texts are kept, by scores that are there already: to decide again takes seconds (`capfilt select`)."""
+
     policy: Literal["both", "web_else_synthetic", "best", "web", "synthetic"] = "both"
-    min_itm: Share = 0.5  # 0: every scored text passes
+    """Of the texts that reach the threshold. both: all of them (BLIP). web, synthetic: those of this origin alone.
+    web_else_synthetic: a row's web text, and its synthetic ones only if the web text fails. best: one per row, the highest
+    score."""
+    min_itm: Share = 0.5  # least probability of a match, by the filter's ITM; higher keeps fewer, 0 all scored texts
     min_itc: float | None = Field(default=None, ge=-1, le=1)
     """Judge by the cosine instead of ITM, with this threshold: of a filter that has a cosine alone (CoCa). null: by ITM."""
     combine: Combine = "mean"
@@ -199,5 +217,8 @@ class SelectConfig(Section):
 
 
 class WriteConfig(Section):
+    """The data set as files, with a manifest and a data card."""
+
     formats: list[Literal["parquet", "webdataset"]] = ["parquet", "webdataset"]
-    rows_per_shard: Positive = 10_000
+    """Each has all rows. parquet is what `pretrain` reads; webdataset is tars of .jpg, .txt and .json for other trainers."""
+    rows_per_shard: Positive = 10_000  # rows of one file; the last one may have fewer

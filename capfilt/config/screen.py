@@ -18,22 +18,22 @@ class MinSide(Section):
     """Rejects the row when the shorter side of the picture as served has fewer pixels; an unknown size passes."""
 
     kind: Literal["min_side"]
-    px: Positive
+    px: Positive  # pixels; fewer are rejected
 
 
 class MaxAspect(Section):
     """Rejects the row when the longer side, as served, is more than `ratio` times the shorter one; an unknown size passes."""
 
     kind: Literal["max_aspect"]
-    ratio: float = Field(ge=1)
+    ratio: float = Field(ge=1)  # of longer to shorter side; more is rejected (DataComp basic: 3)
 
 
 class Bytes(Section):
     """Rejects the row when the stored picture has fewer or more bytes than this."""
 
     kind: Literal["bytes"]
-    min: int = Field(default=0, ge=0)
-    max: Positive | None = None  # null: no upper limit
+    min: int = Field(default=0, ge=0)  # bytes; fewer are rejected (LAION-400M: 5,000)
+    max: Positive | None = None  # bytes; more are rejected; null: no upper limit
 
     @model_validator(mode="after")
     def _min_is_below_max(self) -> Self:
@@ -45,14 +45,14 @@ class Blur(Section):
     """Rejects the row when the variance of the Laplacian of the grey picture, longer side 256 px, is below this."""
 
     kind: Literal["blur"]
-    min_variance: float = Field(default=30, ge=0)
+    min_variance: float = Field(default=30, ge=0)  # higher rejects more; docs/screen.md has values of photographs
 
 
 class OneColour(Section):
     """Rejects the row when more than this share of the picture is its commonest colour: placeholders, blank scans."""
 
     kind: Literal["one_colour"]
-    max_share: Share = 0.95
+    max_share: Share = 0.95  # of its pixels; more is rejected
 
 
 Missing = Literal["pass", "reject"]
@@ -62,8 +62,8 @@ class MaxValue(Section):
     """Rejects the row when the number in the carried column is greater."""
 
     kind: Literal["max_value"]
-    column: str
-    value: float
+    column: str  # one of `read.keep_columns`
+    value: float  # the largest that passes
     missing: Missing = "pass"  # a row without the value: null, NaN, or a text that is no number
 
 
@@ -71,8 +71,8 @@ class MinValue(Section):
     """Rejects the row when the number in the carried column is smaller."""
 
     kind: Literal["min_value"]
-    column: str
-    value: float
+    column: str  # one of `read.keep_columns`
+    value: float  # the smallest that passes
     missing: Missing = "pass"  # a row without the value: null, NaN, or a text that is no number
 
 
@@ -80,8 +80,8 @@ class OneOf(Section):
     """Rejects the row unless the carried column holds one of the values; case does not matter, `*` stands for any text."""
 
     kind: Literal["one_of"]
-    column: str
-    values: list[str] = Field(min_length=1)
+    column: str  # one of `read.keep_columns`
+    values: list[str] = Field(min_length=1)  # those that pass
     missing: Missing = "reject"  # a row without the value: null or blank
 
 
@@ -89,8 +89,8 @@ class NotOneOf(Section):
     """Rejects the row when the carried column holds one of the values; case does not matter, `*` stands for any text."""
 
     kind: Literal["not_one_of"]
-    column: str
-    values: list[str] = Field(min_length=1)
+    column: str  # one of `read.keep_columns`
+    values: list[str] = Field(min_length=1)  # those that are rejected
     missing: Missing = "pass"  # a row without the value: null or blank
 
 
@@ -124,8 +124,8 @@ class Words(Section):
     """Rejects a text with fewer or more words; words stand between white space, so a Chinese sentence is one."""
 
     kind: Literal["words"]
-    min: int = Field(default=1, ge=0)
-    max: int = Field(default=10_000, ge=1)
+    min: int = Field(default=1, ge=0)  # fewer words are rejected
+    max: int = Field(default=10_000, ge=1)  # more words are rejected
 
     @model_validator(mode="after")
     def _min_is_below_max(self) -> Self:
@@ -137,8 +137,8 @@ class Characters(Section):
     """Rejects a text with fewer or more characters, counted without white space at its ends."""
 
     kind: Literal["characters"]
-    min: int = Field(default=5, ge=0)  # LAION-400M and DataComp drop texts below 5 and 6
-    max: int = Field(default=1_000, ge=1)
+    min: int = Field(default=5, ge=0)  # fewer characters are rejected; LAION-400M and DataComp drop texts below 5 and 6
+    max: int = Field(default=1_000, ge=1)  # more characters are rejected
 
     @model_validator(mode="after")
     def _min_is_below_max(self) -> Self:
@@ -150,16 +150,16 @@ class Letters(Section):
     """Rejects a text in which letters are a smaller share of all characters but white space: codes, part numbers."""
 
     kind: Literal["letters"]
-    min_share: Share = 0.5
+    min_share: Share = 0.5  # of letters among the characters; less is rejected
 
 
 class Repetition(Section):
     """Rejects a text in which more than this share of the n-grams repeats an earlier one; case does not matter."""
 
     kind: Literal["repetition"]
-    unit: Literal["words", "characters"] = "words"
+    unit: Literal["words", "characters"] = "words"  # of what n-grams are made; characters for languages without spaces
     length: Positive = 2  # n; about 10 for characters
-    max_share: Share = 0.2
+    max_share: Share = 0.2  # of the n-grams; more is rejected
 
 
 def _known(code: str) -> str:
@@ -209,8 +209,8 @@ class Pii(Section):
     """Finds personal data. They are replaced in the row (`[email]`) whatever `action` says; `reject` also rejects the text."""
 
     kind: Literal["pii"]
-    find: list[PiiKind] = Field(default=["email", "phone"], min_length=1)
-    action: Literal["reject", "mask"] = "reject"
+    find: list[PiiKind] = Field(default=["email", "phone"], min_length=1)  # email addresses, phone, bank card, IP numbers
+    action: Literal["reject", "mask"] = "reject"  # mask: the text stays a candidate, with `[email]` in place of the address
 
 
 TextRule = Annotated[
@@ -220,6 +220,8 @@ TextRule = Annotated[
 
 
 class ScreenConfig(Section):
+    """Rules are asked in the order written; docs/screen.md says what each rejects of real data."""
+
     image: list[ImageRule] = []  # reject the row; the first that rejects is named
     text: list[TextRule] = []  # reject the web text only; the first that rejects is named
 

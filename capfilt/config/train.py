@@ -15,8 +15,8 @@ from capfilt.config.round import Dtype
 class Mix(Section):
     """Share of pairs per batch. `web` is the raw pool in round 0 and the round's data set afterwards."""
 
-    web: Share
-    human: Share
+    web: Share  # of pairs that came from the web
+    human: Share  # of `human`
     labelled: Share = 0  # of `labelled`
 
     @model_validator(mode="after")
@@ -49,6 +49,8 @@ class Losses(Section):
 
 
 class Cosine(Section):
+    """After the warm-up the rate falls along half a cosine, to 0 after the last step."""
+
     kind: Literal["cosine"] = "cosine"
 
 
@@ -56,8 +58,8 @@ class Exponential(Section):
     """BLIP's: the rate is multiplied by `decay_per_epoch` after each epoch, down to `min_lr`."""
 
     kind: Literal["exponential"]
-    decay_per_epoch: float = Field(gt=0, le=1)
-    min_lr: float = Field(default=1e-6, ge=0)
+    decay_per_epoch: float = Field(gt=0, le=1)  # factor; BLIP 0.9
+    min_lr: float = Field(default=1e-6, ge=0)  # the rate falls no lower
 
 
 Schedule = Annotated[Cosine | Exponential, Field(discriminator="kind")]
@@ -93,8 +95,8 @@ class Matching(Section):
 class OptimConfig(Section):
     """What pre-training and fine-tuning have in common."""
 
-    losses: Losses
-    steps: Positive
+    losses: Losses  # what is learnt, and with which weights
+    steps: Positive  # of the optimiser; the training ends after them
     batch_size: Positive  # pairs per step of the optimiser, over all workers and accumulated parts
     accumulate_steps: Positive = 1
     """Parts, one after another, that a batch is computed in; it must divide `batch_size` (workers x parts must). LM learns the
@@ -109,14 +111,14 @@ class OptimConfig(Section):
     """With several workers, whom a pair is contrasted with and its ITM negatives come from. local: its own worker's pairs and the
     queue (BLIP's pre-training): another number of workers, another result. global: all workers' pairs, as if there were one."""
     matching: Matching | None = None  # of a SOHO; null: as its authors' code
-    lr: float = Field(gt=0)
-    warmup_steps: int = Field(default=0, ge=0)
-    schedule: Schedule = Cosine()
-    weight_decay: float = Field(default=0.05, ge=0)
-    betas: tuple[Share, Share] = (0.9, 0.98)
-    clip_norm: float | None = Field(default=None, gt=0)
-    dtype: Dtype = "float32"
-    checkpoint_every_steps: int = operational(default=1000, ge=1)
+    lr: float = Field(gt=0)  # the optimiser's (AdamW's) greatest learning rate, reached after the warm-up
+    warmup_steps: int = Field(default=0, ge=0)  # steps in which the rate grows linearly up to `lr`
+    schedule: Schedule = Cosine()  # how the rate falls afterwards
+    weight_decay: float = Field(default=0.05, ge=0)  # AdamW's, on all parameters that learn, as in BLIP
+    betas: tuple[Share, Share] = (0.9, 0.98)  # AdamW's decay of its running means of gradient and squared gradient
+    clip_norm: float | None = Field(default=None, gt=0)  # greatest norm of the gradient of all parameters; null: no limit
+    dtype: Dtype = "float32"  # bfloat16: torch's autocast, for GPUs; weights and optimiser stay float32
+    checkpoint_every_steps: int = operational(default=1000, ge=1)  # a stopped training goes on from its last checkpoint
     threads: Positive | None = None  # CPU sums, and so weights, depend on it; null: what torch takes
 
 
@@ -140,16 +142,16 @@ class PretrainConfig(OptimConfig):
     name: str | None = Field(default=None, pattern=NAME)
     """Of the model's folder, for `init`, `finetune` and `evaluate` to speak of; a single section's is `pretrained`."""
     architecture: str  # file name in models/, or a path
-    mix: Mix
+    mix: Mix  # of which pairs a batch is made
     human: str | None = None  # Parquet with `image` and `captions`; needed unless mix.human is 0
     labelled: Labelled | None = None  # needed unless mix.labelled is 0
     web: Shards | None = None  # shards that are there already; null: the round's pool or data set
     web_fraction_per_epoch: float = Field(default=1, gt=0, le=1)  # of the web pairs, another part each epoch (BLIP's LAION)
     shuffle_rows: Positive = 8192  # of `web`: rows held in memory at once and shuffled, besides as many that are read ahead
     interleave: Positive = 8  # of `web`: chunks read side by side; a multiple of the workers lets each read its own shards only
-    image_px: Positive | None = None  # null: the architecture's own
+    image_px: Positive | None = None  # side of the square pictures; null: the architecture's own
     vocabulary: str | None = None  # WordPiece file; null trains one on the run's first texts
-    init: Initial = Initial()
+    init: Initial = Initial()  # models or published weights to begin with, in place of random weights
 
     @model_validator(mode="after")
     def _human_pairs_are_there(self) -> Self:
@@ -182,28 +184,34 @@ class Embeddings(Section):
     text: str = "captions"  # column of texts, of lists of texts, or of a candidates table's captions
     min_itm: Share = 0.5  # of candidates: texts that the first filter gives less, or that a rule rejected, are left out
     where: dict[str, str | int | float | bool] = {}  # column -> value: only rows that have it, such as those of one source
-    image: str | None = None  # the model that made them, with whose eyes the captioner then sees; null: the start's own
+    image: str | None = None  # the model that made them, whose image encoder the captioner then uses; null: the start's own
 
 
 class FinetuneModel(OptimConfig):
+    """How a filter is trained."""
+
     start: str | None = None  # a model to begin with: the name of a `pretrain` section or a folder; null: `finetune.start`
 
 
 class FinetuneCaptioner(FinetuneModel):
+    """How a captioner is trained: the next word of human texts."""
+
     embeddings: Embeddings | None = None  # a ClipCap learns from these; null: from `finetune.human`
 
 
 class FinetuneConfig(Section):
+    """The captioner and the filter of the next round, each from a pre-trained model and on human pairs."""
+
     human: str | None = None  # Parquet with `image` and `captions`; needed unless stored embeddings are all that is learnt from
-    image_px: Positive | None = None
-    start: str | None = (
-        None  # a model to begin with: a `pretrain` section's name, folder, .pth, hub name; null: the last `pretrain`
-    )
+    image_px: Positive | None = None  # side of the square pictures, another only for a MED (BLIP: 384); null: the start's own
+    start: str | None = None
+    """A model to begin with: the name of a `pretrain` section, a folder, a .pth file or a hub name. null: what the last section
+    of `pretrain` made."""
     trunk: Literal["separate", "shared"] = "separate"
     """shared: the image encoder stays, bit by bit, what it is at the start, in captioner and filter alike; only their text side
     learns. `caption` and `filter` then run as one (`resources.fuse`), and each picture is encoded once."""
-    captioner: FinetuneCaptioner | None = None
-    filter: FinetuneModel | None = None
+    captioner: FinetuneCaptioner | None = None  # how the captioner is trained; null: none is made
+    filter: FinetuneModel | None = None  # how the filter is trained; null: none is made
 
     @model_validator(mode="after")
     def _makes_something(self) -> Self:

@@ -7,7 +7,10 @@ from pydantic import BaseModel
 
 
 def words_of(section: type[BaseModel]) -> dict[str, str]:
-    """Field name -> what the source says about it: the text below the field, else the comment behind it."""
+    """Field name -> what the source says about it: the text below the field, else the comment behind it.
+
+    A `kind` needs none: it chooses among the sections that may stand in one place.
+    """
     words: dict[str, str] = {}
     for owner in reversed(section.__mro__):
         if not issubclass(owner, BaseModel) or owner.__module__.startswith("pydantic"):
@@ -24,5 +27,5 @@ def words_of(section: type[BaseModel]) -> dict[str, str]:
                 text = str(following.value.value)
             elif node.end_lineno is not None and node.end_col_offset is not None:
                 text = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().partition("#")[2]
-            words[node.target.id] = " ".join(text.split())
+            words[node.target.id] = " ".join(text.split()) or ("chooses this section" if node.target.id == "kind" else "")
     return words

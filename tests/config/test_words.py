@@ -21,5 +21,5 @@ def test_words_stand_behind_or_below_a_field_and_are_inherited():
 
 def test_editors_see_the_words():
     properties = Pipeline.model_json_schema()["$defs"]["DownloadConfig"]["properties"]
-    assert properties["max_pixels"]["description"] == "checked before decoding"
+    assert properties["jpeg_quality"]["description"] == "of the stored JPEG, 1 to 100"
     assert _Own.model_json_schema()["properties"]["behind"]["description"] == "metres, at most"
