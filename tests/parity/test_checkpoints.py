@@ -169,6 +169,20 @@ def test_an_original_state_dict_goes_out_as_it_came(blip: Any) -> None:
     assert all(torch.equal(back[name], state[name]) for name in back)
 
 
+@pytest.mark.parametrize("name", ["blip.safetensors", "blip.pt"])
+def test_a_file_of_any_kind_may_have_its_settings_beside_it(name: str, blip: Any, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = {key: tensor.clone().contiguous() for key, tensor in blip.pretraining(SHAPE).items()}
+    (save_file if name.endswith("safetensors") else torch.save)(state, tmp_path / name)
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *(f"w{i}" for i in range(53))]))
+    with pytest.raises(CheckpointError, match="number of heads in the configuration"):
+        load_network(tmp_path)
+    (tmp_path / "architecture.yaml").write_text("kind: med\nimage: {heads: 3}\ntext: {heads: 4}\n")
+    told = {"image": {"heads": 3}, "text": {"heads": 4, "pad_id": 0, "cls_id": 1, "sep_id": 2}}
+    assert_equal(outputs(load_network(tmp_path).model, blip), outputs(MED.from_original(state, told), blip))
+
+
 def test_both_roles_exported_one_by_one_equal_the_original(blip: Any, tmp_path: Path) -> None:
     from capfilt.modeling.med.checkpoints.export import export_transformers
     from capfilt.modeling.tokenizer import Tokenizer
