@@ -163,11 +163,13 @@ def select(
     write: Annotated[bool, typer.Option("--write", help="Write the view's data set too, not only its uids and texts.")] = False,
 ) -> None:
     """Decide again from the scores: a named view, in seconds, without a model. The run's own selection stays."""
+    from capfilt.run.state import readable
     from capfilt.run.views import select_again
     from capfilt.show import show_summary
 
     settings = _settings_of(run_folder, overrides)
-    summary, view = select_again(run_folder, name, settings, round_number=round_number, write=write)
+    with readable(str(run_folder)):
+        summary, view = select_again(run_folder, name, settings, round_number=round_number, write=write)
     show_summary(name, summary)
     print(view)
 
@@ -182,10 +184,12 @@ def explain(
     import json
 
     from capfilt.run.explain import explain as explain_pair
+    from capfilt.run.state import readable
     from capfilt.show import show_journey
 
     _config_of(run_folder)
-    rows = explain_pair(run_folder, uid)
+    with readable(str(run_folder)):
+        rows = explain_pair(run_folder, uid)
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False, default=str))
     else:
@@ -201,12 +205,14 @@ def report(
     """Write report.html of a run again and print where it is."""
     from capfilt.report import write_remote_report, write_report
     from capfilt.run.files import is_remote
+    from capfilt.run.state import readable
 
     if is_remote(run_folder):
         print(write_remote_report(run_folder))
         return
     _config_of(Path(run_folder))
-    page = write_report(Path(run_folder))
+    with readable(run_folder):
+        page = write_report(Path(run_folder))
     print(page)
     if show:
         typer.launch(str(page))

@@ -29,7 +29,7 @@ from capfilt.run.preflight import check_address, check_means
 from capfilt.run.progress import RunProgress, make_progress
 from capfilt.run.scratch import Scratch
 from capfilt.run.signals import received
-from capfilt.run.state import check, record, redo_from, start_fresh
+from capfilt.run.state import check, readable, record, redo_from, start_fresh
 from capfilt.run.steps import Steps, key_of
 from capfilt.run.train import train
 
@@ -269,7 +269,7 @@ class _Line:
         from capfilt.report import write_remote_report, write_report
 
         output, cards = self.context.pipeline.output, self.context.pipeline.report.cards
-        with self.context.steps.timed("report"):
+        with self.context.steps.timed("report"), readable(output):
             if self.context.scratch.is_remote:
                 self.result.report = write_remote_report(output, cards=cards)
             else:

@@ -223,6 +223,19 @@ def test_select_makes_a_view_with_another_threshold_and_writes_its_data_set(
     assert not (run_folder / "round-1" / "selection").exists(), "the run's own selection stays as it is"
 
 
+@pytest.mark.parametrize("arguments", [("explain", f"{1:032x}"), ("report",), ("select", "--name", "x")])
+def test_a_damaged_table_is_told_with_the_command_that_finds_it(
+    run_folder: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for inside in ("pool", "round-1/candidates"):
+        for path in (run_folder / inside).iterdir():
+            path.write_bytes(path.read_bytes()[:100])
+    command, *rest = arguments
+    assert call(monkeypatch, command, str(run_folder), *rest) == 2
+    told = capsys.readouterr().err
+    assert f"capfilt verify {run_folder}" in told or "Run the pipeline again: it makes missing chunks" in told
+
+
 def test_explain_tells_a_pair_in_words_and_as_json(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

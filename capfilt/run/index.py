@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from capfilt.errors import RunStateError
 from capfilt.plan import InputFile, fold
 from capfilt.run import files
 from capfilt.sources.scan import scan
@@ -37,10 +38,22 @@ def save(folder: str, index: Sequence[InputFile]) -> None:
 
 
 def load(folder: str) -> list[InputFile] | None:
-    """The index as the run last saw it, None for a run that has none."""
-    data = files.get(files.join(folder, "inputs.parquet"))
+    """The index as the run last saw it, None for a run that has none.
+
+    Raises:
+        RunStateError: If it is damaged.
+    """
+    path = files.join(folder, "inputs.parquet")
+    data = files.get(path)
     if data is None:
         return None
+    try:
+        rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+    except pa.ArrowException as problem:
+        raise RunStateError(
+            f"{path}: expected the list of the run's inputs, found {str(problem).rstrip('.')}. Delete it: with the same "
+            "inputs, the next capfilt run makes it anew"
+        ) from None
     return [
         InputFile(
             row["path"].replace("{output}", folder.rstrip("/"), 1),
@@ -52,5 +65,5 @@ def load(folder: str) -> list[InputFile] | None:
             tuple((ours, theirs) for ours, theirs in row.get("columns") or ()),
             row.get("problem"),
         )
-        for row in pq.read_table(pa.BufferReader(data)).to_pylist()
+        for row in rows
     ]

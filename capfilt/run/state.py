@@ -5,9 +5,13 @@ Deletes only files that a run made. Knows nothing about how they are made.
 
 import json
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
+
+import pyarrow as pa
 
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.source import dump
@@ -112,6 +116,22 @@ def version_warnings(output: str) -> list[str]:
         for name, old in before.items()
         if name in VERSIONS and _version(name) != old
     ]
+
+
+@contextmanager
+def readable(output: str) -> Iterator[None]:
+    """Around what reads a run's tables without making them.
+
+    Raises:
+        RunStateError: If one is damaged; it names the command that says which, and what mends it.
+    """
+    try:
+        yield
+    except pa.ArrowException as problem:
+        raise RunStateError(
+            f"{output}: expected readable tables, found a damaged one ({str(problem).splitlines()[0]}). capfilt verify "
+            f"{shlex.quote(output)} says which, and what mends it"
+        ) from problem
 
 
 def limit_of(output: str) -> int | None:

@@ -70,6 +70,14 @@ def test_the_index_survives_saving_even_when_the_run_moves(web: Path) -> None:
     shutil.rmtree(moved)
 
 
+def test_a_damaged_index_says_how_to_go_on(web: Path) -> None:
+    index.save(str(web.parent), scan(str(web)))
+    path = web.parent / "inputs.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunStateError, match=r"inputs.parquet: expected the list of the run's inputs.*Delete it"):
+        index.load(str(web.parent))
+
+
 def test_appended_files_extend_and_changed_or_lost_ones_refuse(web: Path) -> None:
     known = scan(str(web))
     later = web.with_name("a_later.parquet")
