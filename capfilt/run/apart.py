@@ -26,6 +26,7 @@ class Apart:
 
     def __init__(self, job: Job) -> None:
         self._job, self._folder = job, marks_folder(job)
+        self._one = threading.Lock()  # a process with models or a downloader is large
         marks = files.listing(self._folder)
         self.suspects = {mark.rpartition("/")[2].removesuffix(MARK) for mark in marks if mark.endswith(MARK)}
         for mark in marks:
@@ -36,7 +37,8 @@ class Apart:
         """`work(chunk)` here, or the outcome of a suspect's own process."""
         mark = files.join(self._folder, chunk.chunk_id + MARK)
         if chunk.chunk_id in self.suspects:
-            outcome = _elsewhere(self._job, chunk)
+            with self._one:
+                outcome = _elsewhere(self._job, chunk)
             if outcome.error is None or outcome.fatal is not None:
                 files.remove(mark)  # else it stays a suspect, for `capfilt retry`
             return outcome
