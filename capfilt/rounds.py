@@ -5,11 +5,14 @@ Says in which order things happen and what each is made from; the work is done b
 
 import shlex
 import signal
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+import pyarrow.parquet as pq
 
 from capfilt.config.pipeline import Pipeline
 from capfilt.errors import FailureBudgetError, Interrupted, Terminated
@@ -170,6 +173,16 @@ def _begin(pipeline: Pipeline, limit: int | None, progress: RunProgress, command
     return Context(pipeline, plan, steps, progress, command, scratch)
 
 
+def _causes(folder: str) -> str:
+    """The three most frequent error codes of the first chunks, with their counts."""
+    found: Counter[str] = Counter()
+    for path in files.listing(folder, "chunk-", ".parquet")[:16]:
+        with files.open_file(path) as file:
+            errors = pq.read_table(file, columns=["error"])["error"].drop_null().to_pylist()
+        found.update(error.partition(":")[0] for error in errors)
+    return ", ".join(f"{code} {count:,}" for code, count in found.most_common(3)) or "no error"
+
+
 @dataclass
 class _Line:
     """The straight line; `go` yields the label of every unit that is done, so that the caller may stop after any."""
@@ -231,9 +244,9 @@ class _Line:
         if not passed.counts.get("ok"):
             found = ", ".join(f"{count:,} {status}" for status, count in sorted(passed.counts.items())) or "no row"
             raise FailureBudgetError(
-                f"pool: expected at least one usable picture, found {found}. The rows' `error` in {job.folder} says why. "
-                f"When the cause is mended: capfilt retry {shlex.quote(pipeline.output)} --status download_failed && "
-                f"{context.command}. With other settings: {context.command} --from download"
+                f"pool: expected at least one usable picture, found {found}; most often: {_causes(job.folder)}. The rows' "
+                f"`error` in {job.folder} says more. When the cause is mended: capfilt retry {shlex.quote(pipeline.output)} "
+                f"--status download_failed && {context.command}. With other settings: {context.command} --from download"
             )
         return job, passed
 

@@ -417,7 +417,8 @@ def test_a_limit_takes_the_first_rows_in_a_folder_of_its_own(world: World) -> No
 def test_a_web_of_dead_hosts_is_a_clear_end(world: World) -> None:
     world.dead_hosts = True
     with pytest.raises(
-        FailureBudgetError, match=r"expected at least one usable picture, found 11 download_failed.*--from download"
+        FailureBudgetError,
+        match=r"expected at least one usable picture, found 11 download_failed; most often: http_404 11\..*--from download",
     ):
         world.run()
     world.dead_hosts = False

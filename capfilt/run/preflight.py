@@ -199,11 +199,14 @@ def _check_scores(pipeline: Pipeline, ahead: set[str]) -> None:
         or not any(isinstance(m, TrainedModel) for r in rounds for m in r.filters)
     ):
         return
-    from capfilt.modeling.families import kind_of
-
     start = pipeline.start_of("filter")
     of = next((one for one in pipeline.pretrainings if one.model == start), None)
-    kind = kind_of(start) if of is None else load_architecture(find_yaml(of.architecture, "models")).kind
+    if of is not None:
+        kind: str = load_architecture(find_yaml(of.architecture, "models")).kind
+    else:
+        from capfilt.modeling.families import kind_of
+
+        kind = kind_of(start)
     if pipeline.select.score not in SCORES.get(kind, (pipeline.select.score,)):
         told = f"the {kind} that this run trains"
         raise ConfigError(pipeline.select.without_it([told], is_one_of_several=len(pipeline.filters) > 1))
