@@ -30,7 +30,8 @@ def configuration() -> str:
         "the keys of an architecture file (`models/*.yaml`) and of the file of `capfilt evaluate`. Unknown keys are",
         "refused. *result* keys are part of a run's fingerprint: changing one is refused for a run that has begun",
         "(`--fresh` or `--from` say otherwise). *operational* keys may change between two starts. `{output}` in any text",
-        "is the run folder; it is the only placeholder. `--set a.b.0.c=value` overrides one value.\n",
+        "is the run folder; it is the only placeholder. `--set a.b.0.c=value` overrides one value. Words:",
+        "[glossary](glossary.md).\n",
     ]
     done: set[type[Section]] = set()
     parts += _section("pipeline file", Pipeline, False, done)
@@ -131,6 +132,21 @@ def _default(field: FieldInfo) -> str:
     return f"`{json.dumps(value)}`"
 
 
+PAIR_READERS = (
+    ("`dedup.decontaminate`", "`key`, `image`, `captions`", ""),
+    ("`pretrain.human`, `finetune.human`", "`image`, `captions`", ""),
+    ("`evaluate.heldout`", "`key`, `image`, `captions`", ""),
+    ("`pretrain.labelled`", "`image` and the labels, in the column that `labelled.column` names", ""),
+    (
+        "`evaluate.truth`",
+        "`text_is_true` (boolean), `noise_kind` (text), and in each row a `url`, `uid` or `key`",
+        "`scene`: JSON, of the small web",
+    ),
+    ("`pretrain.web` (kind: capfilt)", "`image`, `all_captions`", ""),
+)
+"""Who reads files of pairs: the setting, the columns it needs, those it uses where they are."""
+
+
 def schema() -> str:
     """The page of every column, from the contract."""
     import pyarrow as pa
@@ -175,9 +191,13 @@ def schema() -> str:
         "`text` stays the web text as found; `caption` is the kept text with the best score.\n",
         *table(contract.DATASET),
         "## Pairs\n",
-        "Human and held-out pairs, as `pretrain.human`, `finetune.human` and `evaluate.heldout` name them.",
-        "Other columns are ignored.\n",
+        "Files of your own that a pipeline names. This is the whole row; each reader needs only some of its columns, and",
+        "ignores all others.\n",
         *table(contract.PAIRS),
+        "| named in | required columns | optional |",
+        "|---|---|---|",
+        *[f"| {named} | {required} | {optional} |" for named, required, optional in PAIR_READERS],
+        "",
     ]
     return "\n".join(parts).rstrip() + "\n"
 

@@ -36,7 +36,7 @@ class Labelled(Section):
 
 
 class Losses(Section):
-    """Weight of each loss by name; a missing one is not computed, one that the network has not is refused."""
+    """Weight of each loss by name; a missing one is not computed, one that the network does not have is refused."""
 
     itc: float | None = Field(default=None, ge=0)  # contrast: MED, CoCa, BLIP-2
     itm: float | None = Field(default=None, ge=0)  # matching: MED, BLIP-2, SOHO
