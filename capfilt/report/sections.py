@@ -146,7 +146,8 @@ def _scores(facts: Facts, counted: Scan) -> Section:
         lead += f" At the threshold of {threshold:g} it rejects {' and '.join(parts)}. That is the noise ratio."
     figures = _figure(
         charts.mirrored(bins[0], bins[1], threshold, SCORE[facts.score]),
-        f"Texts per score, in steps of {1 / BINS:g}, counted on a logarithmic scale. Pale bars are rejected.",
+        f"Texts per score, in steps of {1 / BINS:g}, counted on a logarithmic scale. Pale bars are rejected."
+        + (" A cosine below 0 stands at 0." if facts.score == "itc" else ""),
     ) + _figure(
         charts.keep_rates(curves[0], curves[1], threshold),
         "What another threshold would keep. Deciding again needs no model: see the end of this page.",

@@ -245,4 +245,5 @@ def test_a_policy_that_goes_by_the_cosine_is_shown_by_the_cosine(run_folder: Pat
     page = page_of(run_folder)
     assert "ITM score" not in page
     assert "cosine (ITC)" in page
+    assert "A cosine below 0 stands at 0." in page
     assert "At the threshold of -0.25 it rejects 0.0 % of the" in page
