@@ -77,7 +77,7 @@ class Initial(Section):
     the `name` of an earlier section with a ClipCap, whose GPT-2 is taken and left as it is."""
 
 
-ItmNegatives = Literal["random", "near", "swapped"]
+ItmNegatives = Literal["random", "near"]
 
 
 class Matching(Section):
@@ -87,9 +87,8 @@ class Matching(Section):
     """exchanged (published code): half of the pictures get another text, and words and codes are hidden and learnt there too.
     both: words and codes are learnt of own texts alone, and in a second pass each picture has its whole text and a wrong one."""
     negatives: ItmNegatives = "random"
-    """Wrong texts. random (published code): another picture's. near: another picture's, the likelier the more words it shares.
-    swapped: the own with one word changed into one that stands between the same neighbours in the batch; if there is none, a near
-    text."""
+    """Wrong texts. random (published code): another picture's. near: another picture's, the likelier the more words it shares
+    with the own one, rare words counting more."""
 
 
 class OptimConfig(Section):

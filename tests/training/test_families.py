@@ -197,7 +197,7 @@ def test_a_way_of_matching_is_refused_where_no_soho_learns(make: Make) -> None:
         make("coca", changes={"matching": Matching(pairs="both")})
 
 
-@pytest.mark.parametrize("negatives", ["near", "swapped"])
+@pytest.mark.parametrize("negatives", ["random", "near"])
 def test_a_soho_learns_from_pairs_of_both_kinds(negatives: str, make: Make, tmp_path: Path) -> None:
     start = make("soho", changes={"matching": {"pairs": "both", "negatives": negatives}})
     log = [json.loads(line) for line in (tmp_path / "t-m" / "log.jsonl").read_text().splitlines()]

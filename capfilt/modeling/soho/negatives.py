@@ -1,4 +1,4 @@
-"""Texts that a picture is not about, for ITM to find out: by chance, near ones, or its own with one word changed.
+"""Texts that a picture is not about, for ITM to find out: other pictures', by chance or near ones.
 
 Works on a batch's token ids alone; knows nothing of networks and pictures. All chance comes from the caller's CPU generator.
 
@@ -19,6 +19,8 @@ from capfilt.modeling.losses import draw_negatives
 
 NEARNESS = 0.1
 """Temperature of the draw of a near text: one that shares 0.1 more of the weighted words is e times as likely."""
+COMMON = 0.1
+"""Weight of a word that stands in every text of the batch; a rarer one has the logarithm of how rare it is."""
 EQUAL = 0.999
 """Shared weighted words from which on two texts say the same, whatever the order."""
 
@@ -30,11 +32,11 @@ class Negatives:
     ids_BT: Tensor
     mask_BT: Tensor
     has_B: Tensor
-    """bool; where it is False, the row is the picture's own text or one like it, and means nothing."""
+    """bool; where it is False, the row means nothing."""
 
 
 def negative_texts(kind: ItmNegatives, batch: Batch, specials: Sequence[int], generator: torch.Generator) -> Negatives:
-    """Texts of other pictures (`image_ids_B`), or texts that nobody wrote, on the batch's device.
+    """Texts of other pictures (`image_ids_B`), on the batch's device.
 
     Args:
         kind: See `config.train.Matching`.
@@ -48,8 +50,6 @@ def negative_texts(kind: ItmNegatives, batch: Batch, specials: Sequence[int], ge
             drawn_B, has_B = draw_negatives(torch.zeros(_same(batch).shape).masked_fill(_same(batch), -torch.inf), generator)
         case "near":
             drawn_B, has_B = _near(batch, specials, generator)
-        case "swapped":
-            return _swapped(batch, specials, generator)
         case _:
             assert_never(kind)
     drawn_B = drawn_B.to(device)
@@ -67,37 +67,7 @@ def _near(batch: Batch, specials: Sequence[int], generator: torch.Generator) -> 
     words_U, place_BT = torch.unique(ids_BT, return_inverse=True)
     is_word_BT = (mask_BT != 0) & ~torch.isin(ids_BT, torch.tensor(list(specials)))
     has_BU = torch.zeros(len(ids_BT), len(words_U)).scatter_reduce_(1, place_BT, is_word_BT.float(), "amax")
-    rarity_U = (len(ids_BT) / has_BU.sum(0).clamp_min(1)).log().clamp_min(NEARNESS)
+    rarity_U = (len(ids_BT) / has_BU.sum(0).clamp_min(1)).log().clamp_min(COMMON)
     weighed_BU = F.normalize(has_BU * rarity_U, dim=1)
     shared_BB = weighed_BU @ weighed_BU.T
     return draw_negatives((shared_BB / NEARNESS).masked_fill(_same(batch) | (shared_BB > EQUAL), -torch.inf), generator)
-
-
-def _swapped(batch: Batch, specials: Sequence[int], generator: torch.Generator) -> Negatives:
-    """Each text with one word changed into another that stands between the same two neighbours in a text of the batch.
-
-    So it stays good language, and only the picture tells. A text without such a word gets a near one.
-    """
-    near_B, has_near_B = _near(batch, specials, generator)
-    ids_BT, mask_BT = batch.ids_BT.cpu(), batch.mask_BT.cpu()
-    rows, lengths = ids_BT.tolist(), mask_BT.sum(1).tolist()
-    between: dict[tuple[int, int], set[int]] = {}
-    for row, length in zip(rows, lengths, strict=True):
-        for at in range(1, length - 1):
-            between.setdefault((row[at - 1], row[at + 1]), set()).add(row[at])
-    swapped_BT, chance = ids_BT.clone(), torch.rand(len(rows), generator=generator).tolist()
-    is_swapped_B = torch.zeros(len(rows), dtype=torch.bool)
-    for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        possible = [
-            (at, word) for at in range(1, length - 1) for word in sorted(between[row[at - 1], row[at + 1]]) if word != row[at]
-        ]
-        if possible:
-            at, word = possible[int(chance[i] * len(possible))]
-            swapped_BT[i, at] = word
-            is_swapped_B[i] = True
-    found = Negatives(
-        torch.where(is_swapped_B[:, None], swapped_BT, ids_BT[near_B]),
-        torch.where(is_swapped_B[:, None], mask_BT, mask_BT[near_B]),
-        is_swapped_B | has_near_B,
-    )
-    return Negatives(*(x.to(batch.ids_BT.device) for x in (found.ids_BT, found.mask_BT, found.has_B)))

@@ -371,7 +371,7 @@ def test_pairs_both_move_the_dictionary_once_a_step(make_batch: Make) -> None:
 
 
 def test_matching_alone_with_pairs_both_hides_nothing(make_batch: Make) -> None:
-    found = SohoPretraining(make_model(), losses=["itm"], matching=Matching(pairs="both", negatives="swapped")).losses(
+    found = SohoPretraining(make_model(), losses=["itm"], matching=Matching(pairs="both", negatives="near")).losses(
         make_batch(pairs=5)
     )
     assert set(found) == {"itm"}
