@@ -3,7 +3,7 @@
     python benchmarks/downstream.py runs/quickstart/round-0/models/filter runs/quickstart_coca/round-0/models/filter …
 
 Tables, and benchmarks/results/downstream.json, written after each task. Tasks as in pipelines/tasks/quickstart.yaml, those that
-train no network first. SOHO's retrieval, which matches every pair, is left out.
+train no network first; a MED's second ways beside its first. SOHO's retrieval, which matches every pair, is left out.
 """
 
 import argparse
@@ -20,14 +20,17 @@ def settings(model: str, arguments: argparse.Namespace) -> list[Any]:
     """One evaluation per task that the model's family can do, with this run's steps and data."""
     from capfilt.config.downstream import Evaluation
     from capfilt.config.load import load_evaluation
+    from capfilt.evaluation.tasks.able import ABLE
     from capfilt.modeling.families import load_network
 
-    family = type(load_network(model).model).__name__
+    network = load_network(model).model
+    family = type(network).__name__
     told = load_evaluation(TASKS).model_dump(mode="json")
     told["model"] = model
     kept = []
     for task in told["tasks"]:
-        if family == "SOHO" and task["kind"] in ("retrieval", "captioning", "zero_shot", "video_retrieval"):
+        is_asked = not arguments.only or task["kind"] in arguments.only
+        if not is_asked or not isinstance(network, ABLE[task["kind"]]) or (family, task["kind"]) == ("SOHO", "retrieval"):
             continue
         for key in ("data", "train"):
             if key in task:
@@ -38,6 +41,8 @@ def settings(model: str, arguments: argparse.Namespace) -> list[Any]:
         kept.append(task)
         if family == "MED" and task["kind"] == "vqa":
             kept.append({**task, "name": "vqa_generate", "by": "generate"})
+        if family == "MED" and task["kind"] == "two_images":
+            kept.append({**task, "name": "two_images_apart", "by": "apart"})
     kept.sort(key=lambda task: task["kind"] in ("vqa", "entailment", "two_images"))
     return [Evaluation.model_validate_json(json.dumps({**told, "tasks": [task]})) for task in kept]
 
@@ -55,6 +60,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=600, help="Where the network is fine-tuned.")
     parser.add_argument("--head-steps", type=int, default=300, help="On a frozen encoder.")
+    parser.add_argument("--only", nargs="*", metavar="KIND", help="Of the tasks these; others' figures stay in the file.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not (arguments.data / "test-clips.parquet").exists():

@@ -63,13 +63,13 @@ def evaluate_tasks(
     """
     progress = progress or SilentProgress()
     _check_device(config.device)
-    loaded = load_network(config.model)
-    for task in config.tasks:
-        check(task, loaded)
-    record = Record(config, loaded, out, is_fresh=is_fresh)
-    loaded.model.to(config.device)
     done = 0
     try:
+        loaded = load_network(config.model)
+        for task in config.tasks:
+            check(task, loaded)
+        record = Record(config, loaded, out, is_fresh=is_fresh)
+        loaded.model.to(config.device)
         for task in config.tasks:
             if record.done(task):
                 progress.note(f"{task.label}: done already; --fresh measures it again")
