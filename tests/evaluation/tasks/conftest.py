@@ -64,7 +64,7 @@ def make_loaded(tokenizer: Tokenizer) -> Callable[[str], Loaded]:
         told = told.replace("CLS", "pad_id: 0, cls_id: 2, sep_id: 3").replace("VOCAB", str(len(tokenizer)))
         architecture: Any = load_section(told, family, Architecture)
         if family.startswith("blip2_"):
-            second = {"roles": (), "language": LanguageConfig(checkpoint="none")}
+            second = {"roles": (), "language": LanguageConfig()}
             architecture = architecture.model_copy(update=second)
             model = build_blip2(architecture, seed=0, language=_language(family, len(tokenizer)))
             return Loaded(model.eval(), architecture, tokenizer)
