@@ -1,8 +1,12 @@
+import io
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from PIL import Image
 
 from capfilt.errors import InputError
 from capfilt.evaluation.tasks.data import Labels, Shown, evenly, read_task
@@ -48,3 +52,17 @@ def test_rows_show_their_pictures_in_order(data: Path, tmp_path: Path) -> None:
 def test_bytes_that_are_no_picture_are_told_with_their_row(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="x row 0: expected an encoded picture"):
         Shown([[b"nothing"]], 24, tmp_path / "spool", "x")
+
+
+def test_a_network_that_knows_the_middle_is_shown_the_middle(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (48, 24), "red")
+    wide.paste("blue", (12, 0, 36, 24))  # the middle square
+    stream = io.BytesIO()
+    wide.save(stream, "PNG")
+    middle, squeezed = (
+        Shown([[stream.getvalue()]], 12, tmp_path / "spool", "x", takes_middle=takes_middle).take(np.arange(1))[0, 0]
+        for takes_middle in (True, False)
+    )
+    blue = torch.tensor([0, 0, 255], dtype=torch.uint8)
+    assert torch.equal(middle[:, 6, 1], blue)
+    assert not torch.equal(squeezed[:, 6, 1], blue)
