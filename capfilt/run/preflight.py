@@ -67,7 +67,10 @@ def _check_files(pipeline: Pipeline, ahead: set[str]) -> None:
     for setting, path, columns in _named_files(pipeline, ahead):
         if not files.exists(path):
             raise InputError(f"{setting}: expected a file, found none at `{path}`. Correct the path")
-        lacking = sorted(set(columns) - set(_columns_of(path) or columns))
+        found = _columns_of(path)
+        if found is None and columns:
+            raise InputError(f"{setting}: expected a Parquet file of pairs, found something else at `{path}`. Name another file")
+        lacking = sorted(set(columns) - set(found or ()))
         if lacking:
             raise InputError(
                 f"{setting}: expected the columns {', '.join(columns)} in `{path}`, found no {', '.join(lacking)}. Name a "
@@ -82,7 +85,7 @@ def missing_files(pipeline: Pipeline) -> list[str]:
 
 
 def _columns_of(path: str) -> list[str] | None:
-    """None where it is no Parquet file: who reads it says so."""
+    """None where it is no Parquet file."""
     try:
         with files.open_file(path) as file:
             return list(pq.read_schema(file).names)

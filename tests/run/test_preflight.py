@@ -30,7 +30,7 @@ resources: {{executor: {executor}, caption: {{gpus: {caption}}}, filter: {{gpus:
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Callable[..., Pipeline]:
-    (tmp_path / "heldout.parquet").write_bytes(b"")
+    pq.write_table(pa.table({"key": ["k"], "image": [b""], "captions": [["a"]]}), tmp_path / "heldout.parquet")
 
     def make(executor: str = "local", caption: float = 0, filter: float = 0) -> Pipeline:
         return load_text(YAML.format(folder=tmp_path, executor=executor, caption=caption, filter=filter))
@@ -148,6 +148,13 @@ def test_a_file_of_pairs_without_its_columns_is_refused_before_any_work(
     with pytest.raises(
         InputError, match=r"decontaminate.0: expected the columns key, image, captions in .*found no captions, key"
     ):
+        check_means(asked, stages(asked))
+
+
+def test_so_is_one_that_is_no_parquet(pipeline: Callable[..., Pipeline], tmp_path: Path) -> None:
+    (tmp_path / "heldout.parquet").write_bytes(b"key,image")
+    asked = pipeline()
+    with pytest.raises(InputError, match=r"decontaminate.0: expected a Parquet file of pairs, found something else"):
         check_means(asked, stages(asked))
 
 
