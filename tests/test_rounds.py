@@ -110,7 +110,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """Eleven rows, every fifth of them a failed download."""
     world = World(tmp_path)
     world.add_input("a", 11)
-    (tmp_path / "human.parquet").write_bytes(b"pairs")
+    pq.write_table(pa.table({"key": ["k"], "image": [b""], "captions": [["a text"]]}), tmp_path / "human.parquet")
 
     def put_in(module: str, **names: Any) -> None:
         monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**names))
