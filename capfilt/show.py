@@ -143,7 +143,8 @@ def _scores(scores: list[dict[str, Any]], kind: str) -> str:
 def _row_facts(story: dict[str, Any]) -> list[str]:
     if "survivor" not in story:
         return ["no selection yet"]
-    lines = []
+    judged = story["judged"]
+    lines = [f"policy {judged['policy']}: {judged['score'].upper()} of {judged['threshold']:g} or more passes"] if judged else []
     if len(story["group_members"]) > 1:
         fate = "survives" if story["survivor"] else "gives way"
         lines.append(f"duplicate: {fate} in a group of {len(story['group_members'])} ({', '.join(story['group_members'][:8])})")

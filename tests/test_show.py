@@ -38,12 +38,14 @@ def test_a_journey_tells_scores_fate_and_place(capsys: pytest.CaptureFixture[str
         "neighbours": [{"row_id": "c-000002", "cosine": 0.99, "kind": "cosine"}],
         "survivor": True,
         "contaminated_by": None,
+        "judged": {"policy": "both", "score": "itc", "threshold": 0.4175},
         "dataset": {"shard": "00000", "key": "000000007", "files": ["parquet/00000.parquet"]},
     }
     show_journey({**ROW, "rounds": [story]})
     told = capsys.readouterr().out
     assert "a [red] square" in told
     assert "0.910" in told
+    assert "policy both: ITC of 0.4175 or more passes" in told
     assert "duplicate: survives in a group of 2" in told
     assert "written: key 000000007 in parquet/00000.parquet" in told
 

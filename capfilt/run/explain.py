@@ -27,9 +27,9 @@ def explain(run_folder: Path, uid: str) -> list[Json]:
     """One entry per row whose uid or row id is `uid`, or whose uid begins so (eight digits stand on a report's cards), by row id.
 
     An entry holds the row as it is in the pool (without its picture), and `rounds`: per round `status` (`quarantined` where its
-    chunk failed as a whole), `error`, `captions`
-    (each with `kept` and `reason` where the round has decided), `group`, `group_members`, `neighbours`, `survivor`,
-    `contaminated_by`, and `dataset`, where the row lies (`shard`, `key`, `files`), None where it was not written.
+    chunk failed as a whole), `error`, `captions` (each with `kept` and `reason` where the round has decided), `group`,
+    `group_members`, `neighbours`, `survivor`, `contaminated_by`, `judged` (the selection's policy, score and threshold), and
+    `dataset`, where the row lies (`shard`, `key`, `files`), None where it was not written.
 
     Raises:
         InputError: If the run has no such row, or uids of several begin so.
@@ -90,6 +90,8 @@ def _story(folder: Path, number: int, chunk_file: str, row_id: str) -> Json | No
     story |= {name: decided[name] for name in ("group", "survivor", "contaminated_by")}
     story["group_members"] = _column(selection, pc.field("group") == decided["group"], "row_id")
     story["neighbours"] = _neighbours(folder / "dedup" / PAIRS_FILE, row_id)
+    summary = get_json(str(folder / "selection" / "summary.json")) or {}
+    story["judged"] = {name: summary[name] for name in ("policy", "score", "threshold") if name in summary}
     story["dataset"] = _place(folder / "dataset", selection, row_id) if any(decided["kept"]) else None
     return story
 

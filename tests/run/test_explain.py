@@ -83,6 +83,7 @@ def test_a_duplicate_is_told_with_its_group_and_its_neighbours(run: Path) -> Non
     assert story["group_members"] == [f"{CHUNKS[0]}-000000", f"{CHUNKS[1]}-000000"]
     assert story["neighbours"] == [{"row_id": f"{CHUNKS[1]}-000000", "cosine": pytest.approx(1, abs=1e-3), "kind": "cosine"}]
     assert story["dataset"] is None
+    assert story["judged"] == {"policy": "both", "score": "itm", "threshold": 0.5}
     assert "image" not in row
 
 
