@@ -18,7 +18,10 @@ from capfilt.report.words import REASON, STATUS, code_of, esc, plural, rule_word
 from capfilt.stages.combine import combined
 
 HEADINGS = {
-    "rescued": ("Web text rejected, synthetic text kept", "What CapFilt is for: the picture stays, with a better text."),
+    "rescued": (
+        "Web text rejected, synthetic text kept",
+        "What CapFilt is for: the picture stays, with a text that the filter believes.",
+    ),
     "both": ("Both kept", "Two texts that the filter believes."),
     "web_only": ("Web text kept, synthetic text rejected", "A synthetic text that the filter does not believe."),
     "neither": ("Both rejected", "No text that the filter believes: the picture leaves the data set."),
@@ -175,7 +178,7 @@ def _meter(score: float | None, name: str, threshold: float | None) -> str:
     share = min(1.0, max(0.0, score))
     mark = f'<u style="left:{max(0.0, threshold) * 100:.0f}%"></u>' if threshold is not None else ""
     bar = f'<i class="{name}" style="width:{share * 100:.0f}%"></i>{mark}'
-    return f'<span class="meter" aria-hidden="true">{bar}</span><b class="score">{score:.2f}</b>'
+    return f'<span class="meter" aria-hidden="true">{bar}</span><b class="score">{f"{score:.2f}".replace("-", "−")}</b>'
 
 
 def _badge(is_right: bool | None, *, filter_erred: bool = False) -> str:

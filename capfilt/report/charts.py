@@ -105,8 +105,13 @@ def keep_rates(web: Points, synthetic: Points, threshold: float | None) -> str:
 
 
 def _near(points: Points, x: float) -> float | None:
-    """The height of the curve at `x`."""
-    return min(points, key=lambda point: abs(point[0] - x))[1] if points else None
+    """The height of the curve at `x`, between two of its points on the line that joins them."""
+    if not points:
+        return None
+    before = max((point for point in points if point[0] <= x), default=points[0], key=lambda point: point[0])
+    after = min((point for point in points if point[0] >= x), default=points[-1], key=lambda point: point[0])
+    width = after[0] - before[0]
+    return before[1] + (after[1] - before[1]) * ((x - before[0]) / width if width else 0.0)
 
 
 def losses(title: str, before: Points, after: Points, names: tuple[str, str]) -> str:

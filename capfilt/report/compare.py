@@ -10,7 +10,7 @@ from typing import Any
 
 from capfilt.report import charts
 from capfilt.report.facts import Facts, Json, Round, dig, interval
-from capfilt.report.words import count, esc, is_number, number, percent, points, spaced
+from capfilt.report.words import count, digits_for, esc, is_number, number, percent, points, spaced
 
 Interval = tuple[float, float] | None
 PRIMARY = {"mean_recall_at_1": "mean of text and image recall@1"}
@@ -28,13 +28,17 @@ class Measure:
     after_interval: Interval = None
     is_share: bool = True
 
+    @property
+    def digits(self) -> int:
+        return digits_for(self.before, self.after, *(self.before_interval or ()), *(self.after_interval or ()))
+
     def shown(self, value: float | None) -> str:
-        return percent(value) if self.is_share else number(value)
+        return percent(value, self.digits) if self.is_share else number(value)
 
     def shown_interval(self, ends: Interval) -> str:
         if ends is None:
             return ""
-        low, high = (f"{end * 100:.1f}" if self.is_share else f"{end:.2f}" for end in ends)
+        low, high = (f"{end * 100:.{self.digits}f}" if self.is_share else f"{end:.2f}" for end in ends)
         return f"{low} – {high}"
 
     @property
@@ -49,7 +53,7 @@ class Measure:
         if self.before is None or self.after is None:
             return "–"
         gain = self.after - self.before
-        return points(gain) if self.is_share else f"{'+' if gain >= 0 else '−'}{abs(gain):.3f}"
+        return points(gain, self.digits) if self.is_share else f"{'+' if gain >= 0 else '−'}{abs(gain):.3f}"
 
 
 def verdict(facts: Facts) -> tuple[str, str]:
@@ -63,12 +67,13 @@ def verdict(facts: Facts) -> tuple[str, str]:
         return "none", "The models were evaluated, but the primary measure is missing from <code>metrics.json</code>."
     if last is None or last.primary is None:
         return "none", (
-            f"Round {first.number}’s model reaches <b>{percent(first.primary)}</b>{_around(first.primary_interval)} ({what}). "
+            f"Round {first.number}’s model reaches {_primary(first, digits_for(first.primary))} ({what}). "
             "No later round was evaluated, so there is nothing to compare it with."
         )
     gain = last.primary - first.primary
-    old, new = (f"<b>{percent(one.primary)}</b>{_around(one.primary_interval)}" for one in (first, last))
-    tail = f"{points(gain)} in {what}, round {first.number} against round {last.number}."
+    digits = digits_for(first.primary, last.primary)
+    old, new = (_primary(one, digits) for one in (first, last))
+    tail = f"{points(gain, digits)} in {what}, round {first.number} against round {last.number}.{_by_chance(first, last, digits)}"
     apart = _are_apart(first.primary_interval, last.primary_interval)
     if gain == 0:
         return "unclear", f"No change: the new model stays at {new}. {tail}"
@@ -83,6 +88,22 @@ def verdict(facts: Facts) -> tuple[str, str]:
         if gain < 0:
             word = "lower: a negative result, though not beyond chance"
     return "unclear", f"The new model scores <em>{word}</em>, from {old} to {new}; {why}. {tail}"
+
+
+def _primary(one: Round, digits: int) -> str:
+    ends = one.primary_interval
+    around = f' <span class="interval">({" – ".join(f"{end * 100:.{digits}f}" for end in ends)})</span>' if ends else ""
+    return f"<b>{percent(one.primary, digits)}</b>{around}"
+
+
+def _by_chance(first: Round, last: Round, digits: int) -> str:
+    """Said where a model is not told from one that guesses, which finds one of n pictures, or a text of it, in 1 of n cases."""
+    pairs = dig(last.metrics, "retrieval", "pairs")
+    if not is_number(pairs) or not pairs:
+        return ""
+    guessed = [one.number for one in (first, last) if one.primary_interval and one.primary_interval[0] <= 1 / pairs]
+    who = "Neither is" if len(guessed) == 2 else f"Round {guessed[0]} is not" if guessed else ""
+    return f" {who} told from guessing, {percent(1 / pairs, digits)}." if who else ""
 
 
 def measures(first: Json, last: Json) -> list[Measure]:
@@ -228,10 +249,6 @@ def _are_apart(one: Interval, other: Interval) -> bool | None:
     if one is None or other is None:
         return None
     return one[1] < other[0] or other[1] < one[0]
-
-
-def _around(ends: Interval) -> str:
-    return f' <span class="interval">({ends[0] * 100:.1f} – {ends[1] * 100:.1f})</span>' if ends else ""
 
 
 def _count(value: Any) -> str:

@@ -129,14 +129,15 @@ class Facts:
         return datetime.fromtimestamp(min(times), UTC) if times else None
 
     def path(self, *keys: str) -> Path | None:
-        """The file a config entry names, inside the run folder where that is where it lies; None if it is not there."""
+        """The file a config entry names, inside the run folder if it is there, else as it is named (pairs of one's own); None
+        without one."""
         value = dig(self.config, *keys)
         if not isinstance(value, str):
             return None
         # The run folder may have been moved since: the name below it still holds.
         tail = value.replace("{output}", "").removeprefix(str(self.config.get("output", "\0"))).lstrip("/")
         inside = self.folder / tail
-        return inside if inside.is_file() else None
+        return next((path for path in (inside, Path(value).expanduser()) if path.is_file()), None)
 
 
 def gather(folder: Path, tables: str | None = None) -> Facts:

@@ -77,10 +77,11 @@ def headline(facts: Facts, counted: Scan) -> str:
 def footer(facts: Facts) -> str:
     """How to go on from here."""
     run = esc(shlex.quote(facts.tables))
+    stricter = round((facts.threshold or 0.5) + 0.4 * (1 - (facts.threshold or 0.5)), 2)  # 0.7 instead of BLIP's 0.5
     commands = [
         (
             "Decide again with another threshold: seconds, no model",
-            f"capfilt select {run} --name strict --set select.min_itm=0.7 --write",
+            f"capfilt select {run} --name strict --set select.min_{facts.score}={stricter:g} --write",
         ),
         ("Follow one pair through the whole line; its id is on its card", f"capfilt explain {run} UID"),
         ("Write this page again", f"capfilt report {run}"),
@@ -92,7 +93,9 @@ def footer(facts: Facts) -> str:
 def _tiles(facts: Facts, counted: Scan) -> list[tuple[str, str, str]]:
     rows = count(counted.rows)
     if counted.has_selection:
-        found = [("Data set", count(counted.rows_kept), f"pictures from {rows} URLs ({yield_share(counted)})")]
+        found = [
+            ("Data set", count(counted.rows_kept), f"pictures from {rows} URLs ({yield_share(counted).replace(' ', '&nbsp;')})")
+        ]
     else:
         found = [("Pool", count(counted.status["ok"]), f"healthy pictures from {rows} URLs")]
     for name, texts in counted.texts.items():
@@ -237,7 +240,12 @@ def _duplicates(facts: Facts, counted: Scan, thumbs: Thumbs) -> Section:
         )
     if not counted.duplicates:
         return Section(
-            "duplicates", "Duplicates", title, "No picture was found twice, or the run has no <code>dedup</code> section."
+            "duplicates",
+            "Duplicates",
+            title,
+            "No picture was found twice."
+            if facts.config.get("dedup")
+            else "Duplicates were not looked for: the run has no <code>dedup</code> section.",
         )
     groups = sorted(counted.groups.items(), key=lambda item: (-min(len(item[1]), 3), item[0]))[:GROUPS_SHOWN]
     shown = [(first, others[:3]) for first, others in groups]

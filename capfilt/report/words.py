@@ -80,9 +80,16 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "–" if not is_number(share) or share is None else f"{share * 100:.{digits}f} %"
 
 
-def points(share: float) -> str:
-    """A difference of shares, signed, in percentage points."""
-    return f"{'+' if share >= 0 else '−'}{abs(share) * 100:.1f} points"
+def digits_for(*shares: float | None) -> int:
+    """Decimals of these shares as per cent: two where all are below 1 %, as a weak model's recalls are, else one."""
+    return 2 if max((abs(share) for share in shares if share is not None), default=1.0) < 0.01 else 1
+
+
+def points(share: float, digits: int = 1) -> str:
+    """A difference of shares, signed, in percentage points; one that rounds to nothing has no sign."""
+    told = f"{abs(share) * 100:.{digits}f}"
+    sign = "±" if not float(told) else "+" if share > 0 else "−"
+    return f"{sign}{told} points"
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -41,3 +41,9 @@ def test_a_label_cannot_break_out_of_the_drawing() -> None:
     drawing = charts.losses("</svg><script>", [(0.0, 1.0), (1.0, 0.5)], [], ("round 0", "round 1"))
     assert "<script>" not in drawing
     ElementTree.fromstring(drawing)
+
+
+def test_the_share_kept_at_a_threshold_between_two_points_is_read_off_the_line() -> None:
+    drawing = charts.keep_rates([(0.0, 1.0), (0.4, 0.6), (0.5, 0.4)], [(0.0, 1.0), (0.5, 0.9)], 0.45)
+    assert "web 50 %" in drawing
+    assert "synthetic 91 %" in drawing

@@ -247,3 +247,34 @@ def test_a_policy_that_goes_by_the_cosine_is_shown_by_the_cosine(run_folder: Pat
     assert "cosine (ITC)" in page
     assert "A cosine below 0 stands at 0." in page
     assert "At the threshold of -0.25 it rejects 0.0 % of the" in page
+
+
+def test_a_stricter_threshold_is_proposed_in_the_score_that_decides(run_folder: Path) -> None:
+    assert "--set select.min_itm=0.7 --write" in page_of(run_folder)
+    config = run_folder / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace("min_itm: 0.5", "min_itc: 0.4"), encoding="utf-8")
+    assert "--set select.min_itc=0.64 --write" in page_of(run_folder)
+
+
+def test_held_out_pictures_of_ones_own_are_shown_wherever_they_lie(run_folder: Path, tmp_path: Path) -> None:
+    config, own = run_folder / "config.yaml", tmp_path / "mine" / "heldout.parquet"
+    there = page_of(run_folder)
+    assert "no picture" not in there
+    own.parent.mkdir()
+    (run_folder / "miniweb" / "heldout.parquet").rename(own)
+    assert "no picture" in page_of(run_folder)
+    named = config.read_text(encoding="utf-8").replace("runs/quickstart/miniweb/heldout.parquet", str(own))
+    config.write_text(named, encoding="utf-8")
+    assert page_of(run_folder) == there
+
+
+def test_models_that_guess_are_told_so_in_figures_that_differ(run_folder: Path, rewrite_json: Rewrite) -> None:
+    for number, value, ends in ((0, 0.0007, [0.0001, 0.0015]), (1, 0.0014, [0.0006, 0.0027])):
+        primary = {"name": "mean_recall_at_1", "value": value, "interval": ends}
+        weak = {"primary": primary, "retrieval": {"pairs": 1000}}
+        rewrite_json(run_folder / f"round-{number}" / "metrics.json", lambda told, weak=weak: told.update(weak))
+    page = page_of(run_folder)
+    assert "<b>0.07 %</b>" in page
+    assert "<b>0.14 %</b>" in page
+    assert "+0.07 points" in page
+    assert "Neither is told from guessing, 0.10 %." in page

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capfilt.report.words import code_of, duration, esc, percent, points, shorten
+from capfilt.report.words import code_of, digits_for, duration, esc, percent, points, shorten
 
 
 @given(st.text())
@@ -32,6 +32,8 @@ def test_durations_read_as_people_say_them(seconds: float, told: str) -> None:
 def test_a_missing_share_is_a_dash_and_a_loss_has_a_minus() -> None:
     assert percent(None) == percent(float("nan")) == "–"
     assert points(-0.021) == "−2.1 points"
+    assert points(-0.0004) == "±0.0 points"
+    assert points(-0.0004, digits_for(0.009, 0.0086)) == "−0.04 points"
 
 
 @pytest.mark.parametrize(
