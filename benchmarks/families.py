@@ -191,7 +191,7 @@ def _held_out(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, RetrievalConfig
-    from capfilt.config.round import SelectConfig
+    from capfilt.config.select import SelectConfig
     from capfilt.evaluation import evaluate
     from capfilt.modeling.families import load_network
 

@@ -106,6 +106,7 @@ def caption_and_filter(pipeline: Any, trunk: str, run: Path, folder: Path) -> tu
     it likes best: two filters that keep equally many, whatever their scales."""
     import pyarrow.parquet as pq
 
+    from capfilt.config.select import SelectConfig
     from capfilt.evaluation.filter_quality import filter_quality
     from capfilt.evaluation.truth import read_truth
     from capfilt.plan import Chunk
@@ -126,10 +127,9 @@ def caption_and_filter(pipeline: Any, trunk: str, run: Path, folder: Path) -> tu
     candidates = [str(path) for path in sorted((folder / "round-1" / "candidates").glob("chunk-*.parquet"))]
     healthy = sum(pq.read_table(path, columns=["status"])["status"].to_pylist().count("ok") for path in candidates)
     truth = read_truth(pipeline.evaluate.truth)
-    policy = pipeline.select
-    quality = filter_quality(candidates, truth, threshold=policy.threshold, score=policy.score)
+    quality = filter_quality(candidates, truth, policy=pipeline.select)
     halves = {
-        score: filter_quality(candidates, truth, threshold=median_of_web(candidates, score), score=score)["web"]
+        score: filter_quality(candidates, truth, policy=SelectConfig(**{f"min_{score}": median_of_web(candidates, score)}))["web"]
         for score in ("itm", "itc")
     }
     return quality, healthy, halves

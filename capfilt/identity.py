@@ -5,6 +5,7 @@ Pure and stable for ever: a change here orphans every run ever made. Knows nothi
 
 import json
 from hashlib import blake2b
+from pathlib import PurePath
 from typing import Any
 
 
@@ -41,6 +42,14 @@ def row_seed(run_seed: int, round_number: int, stage: str, captioner: str, uid: 
 def stage_seed(run_seed: int, *parts: str) -> int:
     """Seed in [0, 2**31) for what belongs to a whole stage, such as a training run."""
     return int(content_hash(str(run_seed), *parts, size=8), 16) % (2**31)
+
+
+def model_name(source: str) -> str:
+    """`round-0/captioner` for a model this run trained, else the folder's or hub repository's own name."""
+    parts = PurePath(source).parts
+    if len(parts) >= 3 and parts[-2] == "models":
+        return f"{parts[-3]}/{parts[-1]}"
+    return parts[-1].removesuffix(".pth") if parts else source
 
 
 def fingerprint(settings: Any) -> str:

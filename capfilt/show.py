@@ -143,8 +143,7 @@ def _scores(scores: list[dict[str, Any]], kind: str) -> str:
 def _row_facts(story: dict[str, Any]) -> list[str]:
     if "survivor" not in story:
         return ["no selection yet"]
-    judged = story["judged"]
-    lines = [f"policy {judged['policy']}: {judged['score'].upper()} of {judged['threshold']:g} or more passes"] if judged else []
+    lines = _policy(story["judged"])
     if len(story["group_members"]) > 1:
         fate = "survives" if story["survivor"] else "gives way"
         lines.append(f"duplicate: {fate} in a group of {len(story['group_members'])} ({', '.join(story['group_members'][:8])})")
@@ -155,6 +154,16 @@ def _row_facts(story: dict[str, Any]) -> list[str]:
     place = story["dataset"]
     lines.append(f"written: key {place['key']} in {', '.join(place['files'])}" if place else "not written")
     return lines
+
+
+def _policy(judged: dict[str, Any]) -> list[str]:
+    if not judged:
+        return []
+    if judged["score"] == "relative":
+        each = ", ".join(f"{name} {own['score'].upper()} of {own['threshold']:g}" for name, own in judged["filters"].items())
+        return [f"policy {judged['policy']}, {judged['combine']} of the filters, each by its own threshold: {each}"]
+    how = f" by {judged['combine']}" if "combine" in judged else ""
+    return [f"policy {judged['policy']}: {judged['score'].upper()} of {judged['threshold']:g} or more passes{how}"]
 
 
 def _plain(value: Any) -> str:

@@ -1,9 +1,10 @@
 """Names derived from content never change and never collide by concatenation."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capfilt.identity import chunk_id, content_hash, fingerprint, row_id, row_seed, stage_seed, uid_of
+from capfilt.identity import chunk_id, content_hash, fingerprint, model_name, row_id, row_seed, stage_seed, uid_of
 
 words = st.text(max_size=12)
 
@@ -62,3 +63,17 @@ def test_a_stage_seed_fits_numpy_and_torch(seed: int, part: str) -> None:
 @given(st.dictionaries(words, st.integers() | words | st.none()))
 def test_the_order_of_keys_does_not_change_a_fingerprint(settings: dict[str, object]) -> None:
     assert fingerprint(dict(reversed(settings.items()))) == fingerprint(settings)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("/anywhere/run/round-2/models/filter", "round-2/filter"),
+        ("round-0/models/captioner", "round-0/captioner"),
+        ("s3://bucket/run/round-1/models/filter/", "round-1/filter"),
+        ("Salesforce/blip-itm-base-coco", "blip-itm-base-coco"),
+        ("my_model", "my_model"),
+    ],
+)
+def test_a_models_name_does_not_depend_on_where_it_lies(folder: str, name: str) -> None:
+    assert model_name(folder) == name

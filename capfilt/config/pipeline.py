@@ -16,14 +16,15 @@ from capfilt.config.read import ReadConfig
 from capfilt.config.round import (
     AnyModel,
     CaptionConfig,
+    CustomModel,
     DedupConfig,
     FilterConfig,
     NamedModel,
-    SelectConfig,
     TrainedModel,
     WriteConfig,
 )
 from capfilt.config.screen import ScreenConfig
+from capfilt.config.select import SelectConfig
 from capfilt.config.train import ROLES, FinetuneConfig, PretrainConfig
 
 Pretrain = Annotated[
@@ -159,12 +160,36 @@ class Pipeline(Section):
                 "errors of its own captioner (BLIP Table 4: 8 % instead of 25 % noise found). Name another checkpoint for one of "
                 "them, or write filter.allow_shared_weights: true"
             )
-        if self.select is not None:
-            named = [model for model in self.filters if isinstance(model, NamedModel) and self.select.score not in model.scores]
-            if named:
-                without = [model.name or model.checkpoint for model in named]
-                raise ValueError(self.select.without_it(without, is_one_of_several=len(self.filters) > 1))
         return self
+
+    @model_validator(mode="after")
+    def _every_filter_can_be_judged(self) -> Self:
+        if self.select is None:
+            return self
+        self._thresholds_have_filters(self.select)
+        named = [(model, self.select.of(model.called).score) for model in self.filters if isinstance(model, NamedModel)]
+        lacking = [(model, score) for model, score in named if score not in model.scores]
+        if lacking:
+            without = [model.name or model.checkpoint for model, score in lacking if score == lacking[0][1]]
+            raise ValueError(self.select.without_it(without, lacking[0][1], is_one_of_several=len(self.filters) > 1))
+        return self
+
+    def _thresholds_have_filters(self, select: SelectConfig) -> None:
+        """Whether `select.by` names filters of this run, in every round; what a custom one is called is not known here."""
+        names = [model.called if isinstance(model, NamedModel) else model.name for model in self.filters]
+        if any(isinstance(model, CustomModel) and model.name is None for model in self.filters):
+            return
+        unknown = next((name for name in select.by if name not in names), None)
+        if unknown is not None:
+            raise ValueError(select.no_such(unknown, names))
+        first = next((model for model in self.filters if isinstance(model, NamedModel)), None)
+        is_renewed = self.rounds > 1 and self.finetune is not None and "filter" in self.finetune.models
+        is_renewed = is_renewed and not any(isinstance(model, TrainedModel) for model in self.filters)
+        if is_renewed and first is not None and first.name is None and first.called in select.by:
+            raise ValueError(
+                f"select.by: expected a `name` for the filter {first.called}, found none; from round 2 on one that this run "
+                "trains stands in its place, under that name. Give it one in filter.filter"
+            )
 
     def _only_training_goes_without_read(self) -> None:
         if self.read is not None:

@@ -1,4 +1,4 @@
-"""Sections `caption`, `filter`, `dedup`, `select` and `write`: one round from pool to data set."""
+"""Sections `caption`, `filter`, `dedup` and `write`: one round from pool to data set (`select`: config/select.py)."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -6,8 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, Tag, model_validator
 
-from capfilt.config.base import ONE, ONE_OR_SEVERAL, SEVERAL, Positive, Section, Share, operational
+from capfilt.config.base import ONE, ONE_OR_SEVERAL, SEVERAL, Positive, Section, operational
 from capfilt.config.decoding import Decoding, Nucleus
+from capfilt.identity import model_name
 
 
 class Model(Section):
@@ -29,6 +30,11 @@ class NamedModel(Model):
     checkpoint: str  # a folder or a hub name
     scores: ClassVar[tuple[str, ...]] = ("itm", "itc")
     """What it gives as a filter."""
+
+    @property
+    def called(self) -> str:
+        """Its name in tables."""
+        return self.name or model_name(self.checkpoint)
 
 
 class MedModel(NamedModel):
@@ -179,41 +185,6 @@ class DedupConfig(Section):
     decontaminate: list[str] = []
     """Parquet files of evaluation pairs (`key`, `image`, `captions`). Rows whose picture is in one, by bytes or `min_cosine`, are
     never written."""
-
-
-Combine = Literal["mean", "min", "vote"]
-
-
-class SelectConfig(Section):
-    """Which texts are kept, by scores that are there already: to decide again takes seconds (`capfilt select`)."""
-
-    policy: Literal["both", "web_else_synthetic", "best", "web", "synthetic"] = "both"
-    """Of the texts that reach the threshold. both: all of them (BLIP). web, synthetic: those of this origin alone.
-    web_else_synthetic: a row's web text, and its synthetic ones only if the web text fails. best: one per row, the highest
-    score."""
-    min_itm: Share = 0.5  # least probability of a match, by the filter's ITM; higher keeps fewer, 0 all scored texts
-    min_itc: float | None = Field(default=None, ge=-1, le=1)
-    """Judge by the cosine instead of ITM, with this threshold: of a filter that has a cosine alone (CoCa). null: by ITM."""
-    combine: Combine = "mean"
-    """When several filters believe a text. mean: their mean score reaches the threshold. min: each one's does. vote: those
-    of more than half do (of two, both)."""
-
-    @property
-    def score(self) -> Literal["itm", "itc"]:
-        """What is judged by."""
-        return "itm" if self.min_itc is None else "itc"
-
-    def without_it(self, filters: Sequence[str], *, is_one_of_several: bool) -> str:
-        """What to say where `filters` do not give what is judged by."""
-        wanted, other = ("a cosine", "min_itm (and min_itc: null)") if self.score == "itc" else ("ITM", "min_itc")
-        without = ", ".join(filters)
-        leave = f", or leave {without} out of filter.filter" if is_one_of_several else ""
-        return f"select: expected {wanted} from every filter, found none from {without}. Judge by select.{other}{leave}"
-
-    @property
-    def threshold(self) -> float:
-        """Of `score`."""
-        return self.min_itm if self.min_itc is None else self.min_itc
 
 
 class WriteConfig(Section):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from capfilt.config.round import Combine
+from capfilt.config.select import SelectConfig
 from capfilt.evaluation.truth import Truth, read_rows
-from capfilt.stages.combine import ScoreName, combined
+from capfilt.stages.combine import judged_score, own_scores
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -34,32 +34,31 @@ def filter_quality(
     candidates: Sequence[str],
     truth: Mapping[str, Truth],
     *,
-    threshold: float,
+    policy: SelectConfig,
     selection: str | None = None,
-    score: ScoreName = "itm",
-    combine: Combine = "mean",
 ) -> Metrics:
-    """Metrics of the texts that were scored and whose row the truth knows; a text is kept where its `score` >= `threshold`.
+    """Metrics of the texts that were scored and whose row the truth knows; a text is kept where `policy`'s score reaches its
+    threshold.
 
     A row is known by its url or its uid. What needs a truth that nobody knows is None.
 
-    The noise ratio is the share of texts that the filter rejects (BLIP Table 4). Several filters are one by `combine`; then, or
-    with several captioners, `missed` tells each pair of them apart (`missed_matrix`). With `selection`, also how many texts of
-    the finished data set are true.
+    The noise ratio is the share of texts that the filter rejects (BLIP Table 4). Several filters are one as `policy` combines
+    them; then, or with several captioners, `missed` tells each pair of them apart (`missed_matrix`). With `selection`, also how
+    many texts of the finished data set are true.
     """
     rows = [row for path in candidates for row in read_rows(path, ("row_id", "uid", "url", "captions"))]
-    judged = list(_judged(rows, truth, score, combine))
+    judged, threshold = list(_judged(rows, truth, policy)), policy.threshold
     web = [text for text in judged if text.origin == "web"]
     synthetic = [text for text in judged if text.origin == "synthetic"]
     found: Metrics = {
         "scored_by": _named(rows),
-        "score": score,
+        "score": policy.score,
         "threshold": threshold,
         "noise_ratio": {"web": _noise_ratio(web, threshold), "synthetic": _noise_ratio(synthetic, threshold)},
         "web": _web(web, threshold),
         "synthetic": _synthetic(synthetic, threshold),
     }
-    matrix = missed_matrix(rows, truth, threshold=threshold, score=score, combine=combine)
+    matrix = missed_matrix(rows, truth, policy=policy)
     if len(matrix) > 1 or any(len(filters) > 1 for filters in matrix.values()):
         found["missed"] = matrix
     if selection is not None:
@@ -81,15 +80,14 @@ def missed_matrix(
     rows: Iterable[Mapping[str, Any]],
     truth: Mapping[str, Truth],
     *,
-    threshold: float,
-    score: ScoreName = "itm",
-    combine: Combine = "mean",
+    policy: SelectConfig,
 ) -> dict[str, dict[str, Metrics]]:
     """Captioner A x filter B: which of A's false synthetic texts B lets pass (BLIP Table 4, for any number of models).
 
-    `found[A][B]` holds `count`, `true` and `false` (texts of A that B scored and whose truth is known), `missed` (share of the
-    false ones with `score` >= `threshold`), `kept_true` (that of the true ones) and `roc_auc`, each None where it has no text to
-    speak of. B `together` is all filters by `combine`, where there are several. A pair without a judged text has no entry.
+    `found[A][B]` holds `score` and `threshold` (what `policy` judges B by), `count`, `true` and `false` (texts of A that B scored
+    and whose truth is known), `missed` (share of the false ones that reach the threshold), `kept_true` (that of the true ones)
+    and `roc_auc`, each None where it has no text to speak of. B `(together)` is all filters as `policy` combines them, where
+    there are several. A pair without a judged text has no entry.
 
     Args:
         rows: Of candidates, with `uid`, `url` and `captions`.
@@ -101,13 +99,19 @@ def missed_matrix(
             is_true = known.is_true(caption["text"]) if known is not None and caption["origin"] == "synthetic" else None
             if is_true is None:
                 continue
-            scores = {one["filter"]: one[score] for one in caption["scores"] or [] if one[score] is not None}
-            if len(scores) > 1:
-                scores[TOGETHER] = combined(list(scores.values()), combine)
-            for name, value in scores.items():
+            scores = own_scores(caption["scores"], policy)
+            together = {TOGETHER: judged_score(scores, policy)} if len(scores) > 1 else {}
+            for name, value in (scores | together).items():
                 told.setdefault(caption["captioner"], {}).setdefault(name, []).append((value, is_true))
+
+    def judged_by(name: str) -> dict[str, Any]:
+        own = policy.of(name)
+        score, threshold = (policy.score, policy.threshold) if name == TOGETHER else (own.score, own.least)
+        return {"score": score, "threshold": threshold}
+
     return {
-        captioner: {name: _missed(texts, threshold) for name, texts in filters.items()} for captioner, filters in told.items()
+        captioner: {name: judged_by(name) | _missed(texts, judged_by(name)["threshold"]) for name, texts in filters.items()}
+        for captioner, filters in told.items()
     }
 
 
@@ -141,15 +145,15 @@ def precision_recall(is_kept: BoolArray, is_true: BoolArray) -> tuple[float | No
     return (both / is_kept.sum() if is_kept.any() else None), (both / is_true.sum() if is_true.any() else None)
 
 
-def _judged(rows: Iterable[dict[str, Any]], truth: Mapping[str, Truth], name: ScoreName, combine: Combine) -> Iterable[Judged]:
+def _judged(rows: Iterable[dict[str, Any]], truth: Mapping[str, Truth], policy: SelectConfig) -> Iterable[Judged]:
     for row in rows:
         known = _known(row, truth)
         if known is None:
             continue
         for caption in row["captions"] or []:
-            scores = [score[name] for score in caption["scores"] or [] if score[name] is not None]
+            scores = own_scores(caption["scores"], policy)
             if scores:
-                yield Judged(caption["origin"], known.noise_kind, combined(scores, combine), _is_true(caption, known))
+                yield Judged(caption["origin"], known.noise_kind, judged_score(scores, policy), _is_true(caption, known))
 
 
 def _known(row: Mapping[str, Any], truth: Mapping[str, Truth]) -> Truth | None:

@@ -13,7 +13,8 @@ from PIL.Image import Image
 
 from capfilt.captioners import build_captioner
 from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, RetrievalConfig
-from capfilt.config.round import CaptionConfig, SelectConfig, TrainedModel
+from capfilt.config.round import CaptionConfig, TrainedModel
+from capfilt.config.select import SelectConfig
 from capfilt.errors import ConfigError
 from capfilt.evaluation.bootstrap import interval_of_mean_ratio, interval_of_ratio
 from capfilt.evaluation.captioning import cider_d
@@ -82,9 +83,7 @@ def evaluate(
         found["filter_quality"] = filter_quality(
             candidates,
             truth,
-            threshold=policy.threshold,
-            score=policy.score,
-            combine=policy.combine,
+            policy=policy,
             selection=selection,
         )
     told: Metrics = rounded(found)

@@ -28,6 +28,7 @@ from capfilt.config.round import (
     TrainedModel,
 )
 from capfilt.errors import CheckpointError, ConfigError, ContractError
+from capfilt.identity import model_name
 from capfilt.modeling.ahead import Ahead
 from capfilt.modeling.clipcap.image import centre_square
 from capfilt.modeling.families import Loaded, load_network
@@ -154,14 +155,6 @@ class Inference:
         """Raises: CheckpointError: If the weights cannot do it."""
         if role not in self.architecture.roles:
             raise CheckpointError(missing_role(self.name, role))
-
-
-def model_name(source: str) -> str:
-    """`round-0/captioner` for a model this run trained, else the folder's or hub repository's own name."""
-    parts = Path(source).parts
-    if len(parts) >= 3 and parts[-2] == "models":
-        return f"{parts[-3]}/{parts[-1]}"
-    return parts[-1].removesuffix(".pth") if parts else source
 
 
 def load_asked(

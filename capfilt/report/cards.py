@@ -8,14 +8,16 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import urlsplit
 
-from capfilt.config.round import SelectConfig
+import numpy as np
+
+from capfilt.config.select import SelectConfig
 from capfilt.report.choice import Card
 from capfilt.report.facts import Round, dig
 from capfilt.report.scan import PASSING
 from capfilt.report.thumbs import Thumbs
 from capfilt.report.truth import Truth
 from capfilt.report.words import REASON, STATUS, code_of, esc, plural, rule_words, shorten, spaced
-from capfilt.stages.combine import combined
+from capfilt.stages.combine import judged_score, own_scores
 
 HEADINGS = {
     "rescued": (
@@ -148,20 +150,26 @@ def _text(card: Card, caption: Mapping[str, Any], reason: str | None, truth: Tru
 def _scores(caption: Mapping[str, Any], policy: SelectConfig | None) -> tuple[float | None, str]:
     """What a text is judged by, and, of several filters, each one's own."""
     found = [one for one in caption.get("scores") or [] if one]
-    judged = policy.score if policy is not None else "itm" if any(one.get("itm") is not None for one in found) else "itc"
-    own = {str(one.get("filter")): one[judged] for one in found if one.get(judged) is not None}
+    if policy is None:
+        policy = SelectConfig() if any(one.get("itm") is not None for one in found) else SelectConfig(min_itc=0)
+    own = own_scores(found, policy)
     if not own:
         return None, ""
-    told = " · ".join(f"{esc(name)} {value:.2f}" for name, value in own.items())
-    score = combined(list(own.values()), "mean" if policy is None else policy.combine)
-    return score, f"<small>{told}</small>" if len(own) > 1 else ""
+    told = " · ".join(f"{esc(name)} {value:.2f}{_held_against(policy, name, value)}" for name, value in own.items())
+    return judged_score(own, policy), f"<small>{told}</small>" if len(own) > 1 else ""
+
+
+def _held_against(policy: SelectConfig, name: str, value: float) -> str:
+    """Where filters differ in it, the filter's own threshold."""
+    least = policy.of(name).least
+    return f" {'≥' if np.float32(value) >= np.float32(least) else '&lt;'} {least:g}" if policy.differs else ""
 
 
 def _why(caption: Mapping[str, Any], reason: str, policy: SelectConfig | None) -> str:
     if reason == "rule":
         return rule_words(str(caption.get("rule")))
     if reason == "below_threshold" and policy is not None:
-        return f"below {policy.threshold:g}"
+        return "too few filters believe it" if policy.differs else f"below {policy.threshold:g}"
     return REASON.get(reason, spaced(reason))
 
 

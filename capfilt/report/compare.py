@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from capfilt.config.select import CALLED
 from capfilt.report import charts
 from capfilt.report.facts import Facts, Json, Round, dig, interval
 from capfilt.report.words import count, digits_for, esc, is_number, number, percent, points, spaced
@@ -209,7 +210,17 @@ def missed_table(quality: Any) -> str:
             around = f"{percent(one.get('kept_true'), 0)} of {_count(one.get('true'))} true" if one else ""
             cells.append(_cell(f"{percent(one.get('missed'), 0)} <small>of {_count(one.get('false'))} false</small>", around))
         rows.append(f'<tr><th scope="row">{esc(captioner)}</th>{"".join(cells)}</tr>')
-    return f'<div class="wide">{_table(["captioner", *map(esc, filters)], rows)}</div>'
+    heads = [esc(name) + _judged_by(matrix, name) for name in filters]
+    return f'<div class="wide">{_table(["captioner", *heads], rows)}</div>'
+
+
+def _judged_by(matrix: Json, name: str) -> str:
+    """A filter's own score and threshold, where filters differ in them."""
+    own = {str(of): (one.get("score"), one.get("threshold")) for filters in matrix.values() for of, one in filters.items()}
+    score, threshold = own[name]
+    if "relative" not in {score for score, _ in own.values()} or score not in CALLED or not is_number(threshold):
+        return ""
+    return f"<small>{CALLED[score]} {threshold:g}</small>"
 
 
 def _table(heads: Sequence[str], rows: Sequence[str], more: str = "") -> str:

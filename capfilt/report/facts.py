@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from capfilt.config.round import SelectConfig
+from capfilt.config.select import SelectConfig
 from capfilt.errors import InputError
 from capfilt.report.words import is_number
 from capfilt.run import files
@@ -94,7 +94,7 @@ class Facts:
             return None
 
     @property
-    def score(self) -> Literal["itm", "itc"]:
+    def score(self) -> Literal["itm", "itc", "relative"]:
         """What the policy judges by."""
         return "itm" if self.policy is None else self.policy.score
 

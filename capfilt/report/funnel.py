@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from capfilt.config.select import SelectConfig
 from capfilt.report.scan import PASSING, Scan
 from capfilt.report.words import REASON, STATUS, count, esc, percent, rule_words, spaced
 
@@ -47,7 +48,7 @@ class Step:
         return sum(flow.size for flow in self.flows)
 
 
-def steps(scan: Scan, threshold: float | None) -> list[Step]:
+def steps(scan: Scan, policy: SelectConfig | None) -> list[Step]:
     """As many steps as the run took; neighbouring steps of one unit add up to the last row."""
     lost = {name: scan.status[name] for name in scan.status if name != "ok"}
     at_download = sum(lost.get(name, 0) for name in DOWNLOAD)
@@ -66,8 +67,7 @@ def steps(scan: Scan, threshold: float | None) -> list[Step]:
         return [*found, Step("Texts", "candidates, not decided yet", flows)]
     texts = tuple(Flow(name, scan.texts[name].count, scan.texts[name].passing) for name in ("web", "synthetic"))
     passing = tuple(Flow(name, scan.texts[name].passing, scan.texts[name].passing) for name in ("web", "synthetic"))
-    told = "" if threshold is None else f" below {threshold:g}"
-    found.append(Step("Candidate texts", "web and synthetic", texts, tuple(_text_losses(scan, told))))
+    found.append(Step("Candidate texts", "web and synthetic", texts, tuple(_text_losses(scan, _below(policy)))))
     found.append(Step("Texts that pass", "the filter and the text rules", passing))
     rows_lost = tuple(
         Loss("rows", size, why)
@@ -156,14 +156,23 @@ def _losses(scan: Scan, names: Sequence[str]) -> tuple[Loss, ...]:
     )
 
 
-def _text_losses(scan: Scan, told: str) -> list[Loss]:
+def _below(policy: SelectConfig | None) -> str:
+    if policy is None:
+        return "scored by the filter"
+    if not policy.differs:
+        return f"scored below {policy.threshold:g} by the filter"
+    who = "a filter" if policy.combine == "min" else "half of the filters or more"
+    return f"scored below its own threshold by {who}"
+
+
+def _text_losses(scan: Scan, below: str) -> list[Loss]:
     found = []
     for name in ("web", "synthetic"):
         texts = scan.texts[name]
         for reason, size in texts.reasons.most_common():
             if reason in PASSING or not reason:
                 continue
-            why = f"scored{told} by the filter" if reason == "below_threshold" else REASON.get(reason, spaced(reason))
+            why = below if reason == "below_threshold" else REASON.get(reason, spaced(reason))
             rules = texts.rules.most_common(3) if reason == "rule" else []
             parts = " · ".join(f"{rule_words(rule)}: {count(number)}" for rule, number in rules)
             found.append(Loss(name, size, why, parts))

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from capfilt.config.round import SelectConfig
+from capfilt.config.select import SelectConfig
 from capfilt.report.choice import Choice
 from capfilt.report.words import code_of
 from capfilt.stages.chunks import open_parquet
-from capfilt.stages.combine import combined_scores
+from capfilt.stages.combine import judged_scores, scores_by_filter
 
 ROWS_AT_ONCE = 4096
 FINE = 1000
@@ -137,9 +137,9 @@ def _add(found: Scan, batch: pa.Table, fate: pa.Table | None, policy: SelectConf
     origin, rule = _strings(pc.struct_field(flat, "origin")), _strings(pc.struct_field(flat, "rule"))
     reason = _reasons(lists, fate, len(row))
     judge, scores = policy or SelectConfig(), pc.struct_field(flat, "scores")
-    score = combined_scores(scores, judge.score, judge.combine)
+    score = judged_scores(scores, judge)
     _count_texts(found, (status == "ok")[row], origin, rule, reason, score, None if policy is None else policy.threshold)
-    _count_filters(found, scores, (status == "ok")[row], origin, judge.score, None if policy is None else policy.threshold)
+    _count_filters(found, scores, (status == "ok")[row], origin, judge)
 
     def rows_with(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         return np.bincount(row[mask], minlength=rows) > 0
@@ -202,9 +202,7 @@ def _add_scores(texts: Texts, score: npt.NDArray[np.float32], threshold: float |
     texts.bins += np.bincount(fine, minlength=FINE)
 
 
-def _count_filters(
-    found: Scan, scores: pa.Array, is_ok: npt.NDArray[np.bool_], origin: Objects, score: str, threshold: float | None
-) -> None:
+def _count_filters(found: Scan, scores: pa.Array, is_ok: npt.NDArray[np.bool_], origin: Objects, policy: SelectConfig) -> None:
     """Each filter's own scores, where a text has several."""
     counts = pc.fill_null(pc.list_value_length(scores), 0).to_numpy(zero_copy_only=False)
     if not found.filters and not (counts > 1).any():
@@ -212,11 +210,10 @@ def _count_filters(
     of_text = np.repeat(np.arange(len(counts)), counts)
     flat = pc.list_flatten(scores)
     names = _strings(pc.struct_field(flat, "filter"))
-    values = pc.struct_field(flat, score).to_numpy(zero_copy_only=False)
-    for name in dict.fromkeys(names.tolist()):
-        own = found.filters.setdefault(name, {kind: Texts() for kind in ORIGINS})
+    for name, values in scores_by_filter(scores, policy).items():
+        own, text = found.filters.setdefault(name, {kind: Texts() for kind in ORIGINS}), of_text[names == name]
         for kind in ORIGINS:
-            _add_scores(own[kind], values[(names == name) & (is_ok & (origin == kind))[of_text]], threshold)
+            _add_scores(own[kind], values[(is_ok & (origin == kind))[text]], policy.of(name).least)
 
 
 def _remember_groups(found: Scan, batch: pa.Table, fate: pa.Table | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from capfilt.config.select import SelectConfig
 from capfilt.config.train import Losses
 from capfilt.report import cards, charts, compare, pairing
 from capfilt.report.choice import column_where, pictures
@@ -77,17 +78,25 @@ def headline(facts: Facts, counted: Scan) -> str:
 def footer(facts: Facts) -> str:
     """How to go on from here."""
     run = esc(shlex.quote(facts.tables))
-    stricter = round((facts.threshold or 0.5) + 0.4 * (1 - (facts.threshold or 0.5)), 2)  # 0.7 instead of BLIP's 0.5
     commands = [
         (
             "Decide again with another threshold: seconds, no model",
-            f"capfilt select {run} --name strict --set select.min_{facts.score}={stricter:g} --write",
+            f"capfilt select {run} --name strict --set {esc(shlex.quote(_stricter(facts.policy or SelectConfig())))} --write",
         ),
         ("Follow one pair through the whole line; its id is on its card", f"capfilt explain {run} UID"),
         ("Write this page again", f"capfilt report {run}"),
     ]
     rows = "".join(f"<div><dt>{told}</dt><dd><code>{command}</code></dd></div>" for told, command in commands)
     return f'<footer class="end"><h2>From here</h2><dl>{rows}</dl></footer>'
+
+
+def _stricter(policy: SelectConfig) -> str:
+    """A `--set` that keeps fewer."""
+    name, (score, least) = next(((name, own.threshold) for name, own in policy.by.items()), ("", policy.usual))
+    more = f"min_{score}: {round(least + 0.4 * (1 - least), 2):g}"  # 0.7 instead of BLIP's 0.5
+    if not name:
+        return "select." + more.replace(": ", "=")
+    return f"select.by.{name}={{{more}}}" if "." not in name else f"select.{more.replace(': ', '=')}"
 
 
 def _tiles(facts: Facts, counted: Scan) -> list[tuple[str, str, str]]:
@@ -124,7 +133,7 @@ def _funnel(facts: Facts, counted: Scan) -> Section:
     waiting = sum(map(_rows, facts.pool)) - counted.rows if counted.has_candidates else 0
     if waiting > 0:
         lead += f" {plural(waiting, 'more row')} of the pool wait for this round or were set aside with their chunk."
-    return Section("funnel", "Funnel", "From the web to the data set", lead, funnel(steps(counted, facts.threshold)))
+    return Section("funnel", "Funnel", "From the web to the data set", lead, funnel(steps(counted, facts.policy)))
 
 
 def _rows(path: str) -> int:
@@ -160,22 +169,27 @@ def _scores(facts: Facts, counted: Scan) -> Section:
         how = {"mean": "the mean of the filters", "min": "the least of them", "vote": "what more than half of them reach"}
         combine = "mean" if facts.policy is None else facts.policy.combine
         lead += f" There are {len(counted.filters)} filters, combined by {combine}: the score is {how[combine]}."
-        each = _each_filter(counted, threshold, SCORE[facts.score])
+        if facts.policy is not None and facts.policy.differs:
+            judged = ", ".join(f"{esc(name)} by {facts.policy.of(name)}" for name in counted.filters)
+            lead += f" Each has a threshold of its own: {judged}."
+        each = _each_filter(counted, facts.policy)
         body += f'<h3>Each filter by itself</h3><div class="small-multiples">{each}</div>'
     return Section("scores", "Scores", title, lead, body)
 
 
-def _each_filter(counted: Scan, threshold: float | None, axis: str) -> str:
+def _each_filter(counted: Scan, policy: SelectConfig | None) -> str:
     out = []
     for name, own in counted.filters.items():
+        score, least = (policy or SelectConfig()).of(name)
         bins = [own[origin].bins.reshape(BINS, FINE // BINS).sum(axis=1).tolist() for origin in ORIGINS]
         told = [
             f'{percent(own[origin].noise_ratio, 0)} of the <b class="{origin}-ink">{origin}</b>'
             for origin in ORIGINS
             if own[origin].scored
         ]
-        rejects = f" rejects {' and '.join(told)} texts." if threshold is not None and told else " gave no such score."
-        out.append(_figure(charts.mirrored(bins[0], bins[1], threshold, axis), f"<b>{esc(name)}</b>{rejects}"))
+        rejects = f" rejects {' and '.join(told)} texts." if policy is not None and told else " gave no such score."
+        drawn = charts.mirrored(bins[0], bins[1], None if policy is None else least, SCORE[score])
+        out.append(_figure(drawn, f"<b>{esc(name)}</b>{rejects}"))
     return "".join(out)
 
 

@@ -42,10 +42,11 @@ RULE = {
     "pii": "personal data",
 }
 
-SCORE = {"itm": "ITM score", "itc": "cosine (ITC)"}
+SCORE = {"itm": "ITM score", "itc": "cosine (ITC)", "relative": "relative score"}
 SCORE_MEANING = {
     "itm": "the probability that it describes its picture",
     "itc": "the cosine between its embedding and that of its picture",
+    "relative": "an ITM or a cosine, shown on one scale on which 0 is the least, 0.5 its own threshold and 1 the greatest",
 }
 
 

@@ -28,8 +28,9 @@ def explain(run_folder: Path, uid: str) -> list[Json]:
 
     An entry holds the row as it is in the pool (without its picture), and `rounds`: per round `status` (`quarantined` where its
     chunk failed as a whole), `error`, `captions` (each with `kept` and `reason` where the round has decided), `group`,
-    `group_members`, `neighbours`, `survivor`, `contaminated_by`, `judged` (the selection's policy, score and threshold), and
-    `dataset`, where the row lies (`shard`, `key`, `files`), None where it was not written.
+    `group_members`, `neighbours`, `survivor`, `contaminated_by`, `judged` (the selection's policy, score and threshold; of
+    several filters also how they are combined and each one's own), and `dataset`, where the row lies (`shard`, `key`, `files`),
+    None where it was not written.
 
     Raises:
         InputError: If the run has no such row, or uids of several begin so.
@@ -91,7 +92,10 @@ def _story(folder: Path, number: int, chunk_file: str, row_id: str) -> Json | No
     story["group_members"] = _column(selection, pc.field("group") == decided["group"], "row_id")
     story["neighbours"] = _neighbours(folder / "dedup" / PAIRS_FILE, row_id)
     summary = get_json(str(folder / "selection" / "summary.json")) or {}
-    story["judged"] = {name: summary[name] for name in ("policy", "score", "threshold") if name in summary}
+    story["judged"] = {name: summary[name] for name in ("policy", "score", "threshold", "combine") if name in summary}
+    if "filters" in summary:
+        each = {name: {key: own.get(key) for key in ("score", "threshold")} for name, own in summary["filters"].items()}
+        story["judged"]["filters"] = each
     story["dataset"] = _place(folder / "dataset", selection, row_id) if any(decided["kept"]) else None
     return story
 

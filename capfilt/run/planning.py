@@ -6,6 +6,7 @@ Opens footers and folders, never rows or models; imports nothing heavy, so that 
 from collections.abc import Sequence
 
 from capfilt.config.pipeline import Pipeline
+from capfilt.config.round import NamedModel
 from capfilt.plan import InputFile, Plan, PlannedStage, differences, first_touched, make_plan, plan_stages, run_settings
 from capfilt.run import files, index
 from capfilt.run.pairing import foreseen
@@ -23,7 +24,7 @@ def plan_pipeline(pipeline: Pipeline, limit: int | None = None) -> Plan:
     """
     notes: list[str] = []
     found = _inputs(pipeline, notes)
-    notes += [*foreseen(pipeline), *missing_files(pipeline)]
+    notes += [*foreseen(pipeline), *_judges(pipeline), *missing_files(pipeline)]
     plan = make_plan(pipeline, found, limit=limit, done=done_files(pipeline, plan_stages(pipeline, 1, {})))
     changed = changes(pipeline, limit)
     if changed:
@@ -33,6 +34,15 @@ def plan_pipeline(pipeline: Pipeline, limit: int | None = None) -> Plan:
     return make_plan(
         pipeline, plan.files, limit=limit, done={stage.unit_label: stage.done for stage in plan.stages if stage.done}, notes=notes
     )
+
+
+def _judges(pipeline: Pipeline) -> list[str]:
+    """Of filters with thresholds of their own, what each is judged by."""
+    if pipeline.select is None or not pipeline.select.differs:
+        return []
+    names = [model.called if isinstance(model, NamedModel) else model.name or model.kind for model in pipeline.filters]
+    each = [f"{name} by {pipeline.select.of(name)}" for name in names]
+    return [f"select: {pipeline.select.combine} of {', '.join(each)}"]
 
 
 def changes(pipeline: Pipeline, limit: int | None) -> list[tuple[str, object, object]]:

@@ -196,11 +196,8 @@ def _check_weights(pipeline: Pipeline, ahead: set[str]) -> None:
 def _check_scores(pipeline: Pipeline, ahead: set[str]) -> None:
     """A filter that this run trains must give what `select` judges by; those that are named were checked with the config."""
     rounds = (models_of_round(pipeline, number) for number in range(1, pipeline.rounds + 1))
-    if (
-        pipeline.select is None
-        or "finetune" not in ahead
-        or not any(isinstance(m, TrainedModel) for r in rounds for m in r.filters)
-    ):
+    trained = [model for models in rounds for model in models.filters if isinstance(model, TrainedModel)]
+    if pipeline.select is None or "finetune" not in ahead or not trained:
         return
     start = pipeline.start_of("filter")
     of = next((one for one in pipeline.pretrainings if one.model == start), None)
@@ -210,9 +207,10 @@ def _check_scores(pipeline: Pipeline, ahead: set[str]) -> None:
         from capfilt.modeling.families import kind_of
 
         kind = kind_of(start)
-    if pipeline.select.score not in SCORES.get(kind, (pipeline.select.score,)):
+    score = pipeline.select.of(trained[-1].name or "").score
+    if score not in SCORES.get(kind, (score,)):
         told = f"the {kind} that this run trains"
-        raise ConfigError(pipeline.select.without_it([told], is_one_of_several=len(pipeline.filters) > 1))
+        raise ConfigError(pipeline.select.without_it([told], score, is_one_of_several=len(pipeline.filters) > 1))
 
 
 def _name(model: AnyModel, build: "Callable[[], Captioner | Filter]") -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import SelectConfig
+from capfilt.config.select import SelectConfig
 from capfilt.run import files
 from capfilt.run.context import Context
 from capfilt.run.decide import Scored

@@ -8,7 +8,8 @@ from typing import Any
 
 from capfilt import __version__
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.round import SelectConfig, WriteConfig
+from capfilt.config.round import WriteConfig
+from capfilt.config.select import SelectConfig
 from capfilt.errors import ConfigError
 
 

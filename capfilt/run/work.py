@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from capfilt import errors
-from capfilt.config.round import SelectConfig
+from capfilt.config.select import SelectConfig
 from capfilt.modeling.memory import shrinking
 from capfilt.plan import Chunk
 from capfilt.run import files
@@ -25,7 +25,7 @@ from capfilt.run.again import with_new_answers
 from capfilt.run.build import Job, StageName, build_stage, limit_threads
 from capfilt.run.commit import SEAL_KEY, Footer, chunk_path, commit, read_footer
 from capfilt.stages.base import Guarded, RowStage, watched
-from capfilt.stages.combine import combined_scores
+from capfilt.stages.combine import judged_scores
 
 Made = TypeVar("Made")
 BATCH_KEY = b"capfilt.batch"
@@ -220,7 +220,7 @@ def _committed(folder: str, chunk_id: str) -> pa.Table:
 def _believed(table: pa.Table, select: SelectConfig) -> tuple[int, int]:
     """Scored texts, and those whose score reaches the threshold."""
     scores = pc.struct_field(pc.list_flatten(table["captions"]), "scores")
-    found = combined_scores(scores, select.score, select.combine)
+    found = judged_scores(scores, select)
     found = found[~np.isnan(found)]
     return len(found), int((found >= np.float32(select.threshold)).sum())
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from capfilt.config.round import SelectConfig
+from capfilt.config.select import SelectConfig
 from capfilt.schema import REASONS
-from capfilt.stages.combine import combined_scores
+from capfilt.stages.combine import judged_scores
 
 IntArray = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
@@ -31,7 +31,7 @@ POLICY_COLUMNS = ("status", *(f"captions.list.element.{name}" for name in ("orig
 class Judged:
     """The texts of one table, flat. `row[i]` is text i's row number, `reason[i]` a number in CODES: `kept` where it is wanted.
 
-    `score` is what the policy judges by (with `min_itc` the cosine), its filters combined, NaN where there is none; `best[row]`
+    `score` is what the policy judges by (`SelectConfig.score`), its filters combined, NaN where there is none; `best[row]`
     the greatest `score` of a wanted text, -1 where none is.
     """
 
@@ -52,7 +52,7 @@ def judge(table: pa.Table, config: SelectConfig) -> Judged:
     origin = (
         pc.index_in(pc.struct_field(texts, "origin"), value_set=pa.array(ORIGINS)).to_numpy(zero_copy_only=False).astype(np.int8)
     )
-    score = combined_scores(pc.struct_field(texts, "scores"), config.score, config.combine)
+    score = judged_scores(pc.struct_field(texts, "scores"), config)
     is_ok = _mask(pc.equal(_plain(table["status"]), "ok"))[row]
     has_rule = _mask(pc.is_valid(pc.struct_field(texts, "rule")))
     has_error = _mask(pc.is_valid(pc.struct_field(texts, "error"))) | np.isnan(score)

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from capfilt.config.round import DedupConfig, SelectConfig
+from capfilt.config.round import DedupConfig
+from capfilt.config.select import SelectConfig
 from capfilt.dedup.groups import Bytes, Groups, find
 from capfilt.dedup.records import recorded_contamination, recorded_groups, row_id_bytes
 from capfilt.errors import ConfigError
@@ -108,10 +109,14 @@ def _select_into(
 
 
 def _check_scores(tally: Tally, config: SelectConfig) -> None:
-    """A filter without the score that is judged by would be asked in vain."""
+    """A filter without the score that it is judged by would be asked in vain, and so would one that did not score."""
     mute = sorted(name for name, own in tally.filters.items() if own.texts and not own.scored)
     if mute:
-        raise ConfigError(config.without_it(mute, is_one_of_several=len(tally.filters) > 1))
+        score = config.of(mute[0]).score
+        alike = [name for name in mute if config.of(name).score == score]
+        raise ConfigError(config.without_it(alike, score, is_one_of_several=len(tally.filters) > 1))
+    if tally.filters:
+        config.check_names(list(tally.filters))
 
 
 def _known(dedup_folder: str | None, dedup: DedupConfig | None) -> Known:
@@ -161,7 +166,7 @@ def _decide(table: pa.Table, config: SelectConfig, known: Known, survives: npt.N
 
     tally.add(judged, reason, config.threshold)
     scores = pc.struct_field(pc.list_flatten(table["captions"]), "scores")
-    tally.add_filters(scores_by_filter(scores, config.score), config.threshold)
+    tally.add_filters(scores_by_filter(scores, config), config)
     tally.rows += len(ids)
     tally.healthy += int(pc.sum(pc.equal(table["status"], "ok")).as_py() or 0)
     tally.kept_rows += int((np.bincount(judged.row[is_kept], minlength=len(ids)) > 0).sum())

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from capfilt.config.select import SelectConfig, Threshold
 from capfilt.stages.combine import Float32Array
 from capfilt.stages.policy import CODES, ORIGINS, Judged
 
@@ -19,8 +20,9 @@ _FLOAT32 = THRESHOLDS.astype(np.float32)
 
 @dataclass
 class OfFilter:
-    """One filter's scores: texts it saw, those it gave the policy's score, those below the threshold."""
+    """One filter's scores: texts it saw, those it gave the score that it is judged by, those below its threshold."""
 
+    threshold: Threshold
     texts: int = 0
     scored: int = 0
     below: int = 0
@@ -28,6 +30,8 @@ class OfFilter:
 
     def summary(self) -> dict[str, Any]:
         return {
+            "score": self.threshold.score,
+            "threshold": self.threshold.least,
             "scored": self.scored,
             "noise_ratio": _share(self.below, self.scored),
             "mean": _share(self.score_sum, self.scored),
@@ -60,14 +64,14 @@ class Tally:
             )
             self.passing[number] += reached[::-1].cumsum()[::-1][1:]
 
-    def add_filters(self, scores: Mapping[str, Float32Array], threshold: float) -> None:
+    def add_filters(self, scores: Mapping[str, Float32Array], policy: SelectConfig) -> None:
         """Count what each filter gave the texts of one chunk, `combine.scores_by_filter`."""
         for name, given in scores.items():
             score = given[~np.isnan(given)]
-            own = self.filters.setdefault(name, OfFilter())
+            own = self.filters.setdefault(name, OfFilter(policy.of(name)))
             own.texts += len(given)
             own.scored += len(score)
-            own.below += int((score < np.float32(threshold)).sum())
+            own.below += int((score < np.float32(own.threshold.least)).sum())
             own.score_sum += float(score.sum(dtype=np.float64))
 
     def summary(self) -> dict[str, Any]:

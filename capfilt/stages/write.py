@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from capfilt.config.round import SelectConfig, WriteConfig
+from capfilt.config.round import WriteConfig
+from capfilt.config.select import SelectConfig
 from capfilt.errors import ContractError, InputError
 from capfilt.schema import DATASET, SCHEMA_VERSION, UPSTREAM
 from capfilt.stages.chunks import in_row_order, local_folder, open_parquet, read_chunks
-from capfilt.stages.combine import SCORE_NAMES, Float32Array, ScoreName, combined_scores
+from capfilt.stages.combine import SCORE_NAMES, combined_scores, judged_scores
 from capfilt.stages.policy import best_per_row
 from capfilt.writers.card import data_card
 from capfilt.writers.parquet import ParquetShards
@@ -142,10 +143,9 @@ def _columns(table: pa.Table, kept: pa.Array, policy: SelectConfig) -> tuple[pa.
     texts = captions.flatten().filter(pa.array(is_kept))
     per_row = np.bincount(row, minlength=table.num_rows)
     rows_kept = per_row > 0
-    scores: dict[ScoreName, Float32Array] = {
-        name: combined_scores(pc.struct_field(texts, "scores"), name, policy.combine) for name in SCORE_NAMES
-    }
-    best = pa.array(best_per_row(row, np.nan_to_num(scores[policy.score], nan=-1), table.num_rows))
+    found = pc.struct_field(texts, "scores")
+    scores = {name: combined_scores(found, name, policy.combine) for name in SCORE_NAMES}
+    best = pa.array(best_per_row(row, np.nan_to_num(judged_scores(found, policy), nan=-1), table.num_rows))
     offsets = pa.array(np.concatenate([[0], per_row[rows_kept].cumsum()]).astype(np.int32))
 
     out = table.filter(pa.array(rows_kept)).drop_columns(["captions"])

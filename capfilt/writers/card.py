@@ -87,13 +87,23 @@ def _made(card: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         "filter": card.get("filter"),
         "captioner and filter": KINSHIP.get((str(card.get("trunk")), str(card.get("weights")))),
         "policy": summary.get("policy"),
-        f"a text is believed at {SCORE.get(str(summary.get('score')), 'score')} >=": summary.get("threshold"),
+        **_believed(summary),
         "several filters are combined by": summary.get("combine"),
         "pictures are duplicates at cosine >=": summary.get("min_cosine"),
         "capfilt": card.get("version"),
     }
     known = {key: value for key, value in said.items() if value is not None}
     return "## How it was made\n\n" + _table("Setting", "Value", known) if known else ""
+
+
+def _believed(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """When a text is believed; of filters with thresholds of their own, by each."""
+    if summary.get("score") != "relative":
+        return {f"a text is believed at {SCORE.get(str(summary.get('score')), 'score')} >=": summary.get("threshold")}
+    return {
+        f"{name} believes a text at {SCORE.get(str(own.get('score')), 'score')} >=": own.get("threshold")
+        for name, own in summary.get("filters", {}).items()
+    }
 
 
 def _funnel(funnel: Any, summary: Mapping[str, Any], rows: int) -> str:

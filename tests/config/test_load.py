@@ -102,7 +102,7 @@ def test_an_unknown_kind_names_line_choices_and_the_nearest() -> None:
 def test_an_unknown_key_names_line_choices_and_the_nearest() -> None:
     told = trouble(SMALL.replace("min_itm", "min_itn"))
     assert told.startswith(
-        "pipelines/x.yaml:12 select.min_itn: unknown key 'min_itn'; expected one of policy, min_itm, min_itc, combine."
+        "pipelines/x.yaml:12 select.min_itn: unknown key 'min_itn'; expected one of policy, min_itm, min_itc, by, combine."
     )
     assert told.endswith("Did you mean 'min_itm'?")
 

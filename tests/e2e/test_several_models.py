@@ -4,15 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from capfilt.config.load import load_pipeline
-from capfilt.config.round import Combine, SelectConfig
+from capfilt.config.select import Combine, SelectConfig
 from capfilt.errors import ConfigError
 from capfilt.rounds import run_pipeline
+from capfilt.run.explain import explain
+from capfilt.run.planning import plan_pipeline
 from capfilt.run.progress import SilentProgress
 from capfilt.run.verify import verify
+from capfilt.run.views import select_again
 from capfilt.stages.combine import combined
 from capfilt.stages.select import select_view
 from tests.e2e.test_families import OF_ONE, SMALL
@@ -133,8 +137,58 @@ def test_a_filter_without_the_score_that_is_judged_by_is_refused_before_any_work
     assert f"expected ITM from every filter, found none from {others['coca']}" in told
     assert "select.min_itc" in told
     assert not (tmp_path / "runs" / "quickstart" / "pool").exists()
-    run = run_with(tmp_path, "{kind: trained}", filters, "select.min_itc=-1")
-    assert json.loads((run / "round-1" / "selection" / "summary.json").read_text())["kept_texts"] > 0
+
+
+@pytest.fixture(scope="module")
+def judged_apart(tmp_path_factory: pytest.TempPathFactory, others: dict[str, Path]) -> Path:
+    """A run whose filters have nothing in common: SOHO has ITM, CoCa a cosine."""
+    filters = "[" + ", ".join(f"{{kind: {family}, checkpoint: {others[family]}}}" for family in ("soho", "coca")) + "]"
+    apart = ("select.combine=vote", "select.min_itm=0", "select.by.coca.min_itc=-0.99")
+    return run_with(tmp_path_factory.mktemp("apart"), "{kind: trained}", filters, *apart)
+
+
+def scores_of(text: Row) -> tuple[float, float]:
+    soho, coca = text["scores"]
+    assert (soho["itc"], coca["itm"]) == (None, None)
+    return soho["itm"], coca["itc"]
+
+
+def test_filters_without_a_score_in_common_decide_together(judged_apart: Path) -> None:
+    scores = [scores_of(text) for row in rows(judged_apart) for text in row["captions"] if text["scores"]]
+    itm, itc = (sorted(values)[len(scores) // 3] for values in zip(*scores, strict=True))
+    again = ["select.combine=min", f"select.min_itm={itm}", f"select.by.coca.min_itc={itc}"]
+    summary, view = select_again(
+        judged_apart, "apart", load_pipeline(judged_apart / "config.yaml", again), round_number=None, write=True
+    )
+    believed = [(m, c) for m, c in scores if np.float32(m) >= np.float32(itm) and np.float32(c) >= np.float32(itc)]
+    reasons = [own["reasons"] for own in summary["texts"].values()]
+    passing = sum(own.get(reason, 0) for own in reasons for reason in ("kept", "duplicate"))
+    assert 0 < passing == len(believed) < len(scores)
+    assert summary["kept_texts"] > 0
+    assert {name: (own["score"], own["threshold"]) for name, own in summary["filters"].items()} == {
+        "soho": ("itm", itm),
+        "coca": ("itc", itc),
+    }
+    card = (view / "dataset" / "README.md").read_text(encoding="utf-8")
+    assert "| soho believes a text at ITM >= |" in card
+    assert "| coca believes a text at cosine >= |" in card
+
+
+def test_each_filters_threshold_is_told_wherever_the_run_is(judged_apart: Path) -> None:
+    quality = json.loads((judged_apart / "round-1" / "metrics.json").read_text())["filter_quality"]
+    told = {name: (own["score"], own["threshold"]) for name, own in quality["missed"]["round-0/captioner"].items()}
+    assert told == {"soho": ("itm", 0), "coca": ("itc", -0.99), "(together)": ("relative", 0.5)}
+    report = (judged_apart / "report.html").read_text(encoding="utf-8")
+    assert "Each has a threshold of its own: soho by ITM 0, coca by cosine -0.99." in report
+    assert "coca<small>cosine -0.99</small>" in report
+    assert "cosine (ITC)" in report
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(judged_apart.parent.parent)
+        notes = plan_pipeline(load_pipeline(judged_apart / "config.yaml")).notes
+    assert "select: vote of soho by ITM 0, coca by cosine -0.99" in notes
+    (row,) = explain(judged_apart, rows(judged_apart)[0]["row_id"])
+    judged = row["rounds"][0]["judged"]
+    assert judged["filters"] == {"soho": {"score": "itm", "threshold": 0}, "coca": {"score": "itc", "threshold": -0.99}}
 
 
 def test_so_is_one_that_this_run_is_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

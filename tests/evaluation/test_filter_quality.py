@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capfilt.config.select import SelectConfig
 from capfilt.evaluation.filter_quality import filter_quality, precision_recall, roc_auc
 from capfilt.evaluation.truth import read_truth
 from capfilt.miniweb.language import describe
@@ -49,7 +50,7 @@ def measured(tmp_path, scenes, wrong_text, write_truth, write_candidates):
     table = pa.table({"row_id": [f"c-{i}" for i in range(6)], "kept": kept})
     pq.write_table(table, tmp_path / "selection.parquet")
     selection = str(tmp_path / "selection.parquet")
-    return filter_quality([candidates], read_truth(truth), threshold=0.5, selection=selection)
+    return filter_quality([candidates], read_truth(truth), policy=SelectConfig(min_itm=0.5), selection=selection)
 
 
 def test_web_texts_are_counted_against_the_truth(measured):
@@ -98,13 +99,13 @@ def test_the_data_set_is_what_the_selection_kept(measured):
 
 def test_the_threshold_is_compared_in_the_tables_precision(write_candidates, write_truth, scenes):
     truth = write_truth([{"url": "u", "key": None, "text_is_true": True, "noise_kind": "correct", "scene": scenes[0].to_json()}])
-    found = filter_quality([write_candidates([("u", [("web", "w", 0.7)])])], read_truth(truth), threshold=0.7)
+    found = filter_quality([write_candidates([("u", [("web", "w", 0.7)])])], read_truth(truth), policy=SelectConfig(min_itm=0.7))
     assert found["web"]["kept"] == 1
 
 
 def test_no_synthetic_text_is_no_number(write_candidates, write_truth, scenes):
     truth = write_truth([{"url": "u", "key": None, "text_is_true": True, "noise_kind": "correct", "scene": scenes[0].to_json()}])
-    found = filter_quality([write_candidates([("u", [("web", "w", 0.7)])])], read_truth(truth), threshold=0.5)
+    found = filter_quality([write_candidates([("u", [("web", "w", 0.7)])])], read_truth(truth), policy=SelectConfig(min_itm=0.5))
     assert found["noise_ratio"]["synthetic"] is None
     assert found["synthetic"]["true_before"] is None
     assert "dataset" not in found
@@ -123,7 +124,7 @@ def test_real_texts_are_known_by_uid_and_synthetic_ones_are_only_counted(tmp_pat
     table = pa.table({"row_id": ["c-0", "c-1"], "kept": [[True, True], [True, False]]})
     pq.write_table(table, tmp_path / "selection.parquet")
     selection = str(tmp_path / "selection.parquet")
-    found = filter_quality([candidates], read_truth(truth), threshold=0.5, selection=selection)
+    found = filter_quality([candidates], read_truth(truth), policy=SelectConfig(min_itm=0.5), selection=selection)
     assert found["web"]["precision"] == 0.5
     assert found["web"]["by_noise_kind"]["near_miss"]["roc_auc"] == 1.0
     assert found["noise_ratio"]["synthetic"] == 0.5

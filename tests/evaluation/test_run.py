@@ -5,7 +5,7 @@ import pytest
 
 from capfilt.captioners import Caption
 from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, FilterQualityConfig, RetrievalConfig
-from capfilt.config.round import SelectConfig
+from capfilt.config.select import SelectConfig
 from capfilt.errors import ConfigError
 from capfilt.evaluation import run
 from capfilt.evaluation.truth import read_heldout

@@ -6,7 +6,7 @@ import torch
 from PIL.Image import Image
 
 from capfilt.errors import ConfigError
-from capfilt.modeling.inference import Inference, model_name
+from capfilt.modeling.inference import Inference
 
 Paint = Callable[[int], Image]
 
@@ -61,17 +61,3 @@ def test_bfloat16_is_close_to_float32(med_folder: Path, paint: Paint) -> None:
 def test_a_missing_gpu_is_told_in_the_words_of_the_config(med_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"Set resources\.caption\.gpus and resources\.filter\.gpus to 0"):
         load(med_folder, device="cuda")
-
-
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [
-        ("/anywhere/run/round-2/models/filter", "round-2/filter"),
-        ("round-0/models/captioner", "round-0/captioner"),
-        ("s3://bucket/run/round-1/models/filter/", "round-1/filter"),
-        ("Salesforce/blip-itm-base-coco", "blip-itm-base-coco"),
-        ("my_model", "my_model"),
-    ],
-)
-def test_a_models_name_does_not_depend_on_where_it_lies(folder: str, name: str) -> None:
-    assert model_name(folder) == name

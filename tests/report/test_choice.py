@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.config.round import SelectConfig
+from capfilt.config.select import SelectConfig
 from capfilt.report.choice import KINDS, Choice, column_where, pictures
 from capfilt.report.facts import gather
 from capfilt.report.scan import scan

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from capfilt.config.round import SelectConfig
+from capfilt.config.select import SelectConfig
 from capfilt.report import scan as scan_module
 from capfilt.report.facts import gather
 from capfilt.report.funnel import steps
@@ -36,7 +36,7 @@ def test_the_counts_are_those_of_the_tables(finished_run: Path) -> None:
 
 
 def test_neighbouring_steps_of_the_funnel_add_up(finished_run: Path) -> None:
-    drawn = steps(scanned(finished_run), 0.5)
+    drawn = steps(scanned(finished_run), SelectConfig())
     assert len(drawn) == 7
     for above, below in pairwise(drawn):
         for flow in above.flows:
@@ -53,7 +53,7 @@ def test_the_size_of_a_batch_changes_no_count_and_no_funnel(
     whole = scanned(finished_run)
     monkeypatch.setattr(scan_module, "ROWS_AT_ONCE", rows_at_once)
     parts = scanned(finished_run)
-    assert steps(parts, 0.5) == steps(whole, 0.5)
+    assert steps(parts, SelectConfig()) == steps(whole, SelectConfig())
     assert parts.groups == whole.groups
     assert parts.kept_origins == whole.kept_origins
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capfilt.config.round import DedupConfig, SelectConfig, WriteConfig
+from capfilt.config.round import DedupConfig, WriteConfig
+from capfilt.config.select import SelectConfig
 from capfilt.errors import InputError
 from capfilt.run.explain import explain
 from capfilt.schema import COLUMNS, candidates_schema

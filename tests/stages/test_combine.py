@@ -8,9 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capfilt.config.round import Combine
+from capfilt.config.select import Combine, SelectConfig, Threshold
 from capfilt.schema import SCORE
-from capfilt.stages.combine import combined, combined_scores, scores_by_filter
+from capfilt.stages.combine import (
+    combined,
+    combined_scores,
+    judged_score,
+    judged_scores,
+    own_scores,
+    relative,
+    scores_by_filter,
+)
 
 HOW: tuple[Combine, ...] = get_args(Combine)
 VALUES = st.floats(0, 1, width=32)
@@ -53,8 +61,53 @@ def test_one_filter_alone_is_itself(how: Combine) -> None:
 
 
 def test_each_filter_is_told_apart() -> None:
-    found = scores_by_filter(column([[(0.25, 0.5), (None, 0.75)], [(0.5, None)], []]), "itm")
+    found = scores_by_filter(column([[(0.25, 0.5), (None, 0.75)], [(0.5, None)], []]), SelectConfig())
     assert {name: given.tolist() for name, given in found.items()} == {
         "f0": [0.25, 0.5],
         "f1": [pytest.approx(np.nan, nan_ok=True)],
     }
+
+
+COSINES = st.floats(-1, 1, width=32)
+POLICIES = st.builds(
+    lambda how, usual, first, second: SelectConfig.model_validate(
+        {"combine": how, "min_itm": usual, "by": {"f0": {"min_itc": first}, "f1": {"min_itm": second}}}
+    ),
+    st.sampled_from(["min", "vote"]),
+    VALUES,
+    COSINES,
+    VALUES,
+)
+TEXTS = st.lists(st.lists(st.tuples(st.one_of(st.none(), VALUES), st.one_of(st.none(), COSINES)), max_size=4), max_size=4)
+
+
+@given(TEXTS, POLICIES)
+def test_each_filter_is_judged_by_its_own_score_and_threshold(
+    texts: list[list[tuple[float | None, float | None]]], policy: SelectConfig
+) -> None:
+    scores = column(texts)
+    for text, score in zip(scores.to_pylist(), judged_scores(scores, policy), strict=True):
+        own = own_scores(text, policy)
+        if not own:
+            assert np.isnan(score)
+            continue
+        reached = sum(np.float32(value) >= np.float32(policy.of(name).least) for name, value in own.items())
+        believed = reached == len(own) if policy.combine == "min" else reached > len(own) / 2
+        assert (score >= np.float32(policy.threshold)) == believed
+        np.testing.assert_allclose(score, judged_score(own, policy), rtol=1e-6, atol=1e-30)
+
+
+@given(st.lists(COSINES, min_size=2, max_size=6), COSINES)
+def test_a_relative_score_keeps_the_order_and_meets_the_threshold_in_the_middle(values: list[float], least: float) -> None:
+    found = relative(np.array(sorted(values)), Threshold("itc", least))
+    assert (np.diff(found) >= 0).all()
+    assert ((found >= 0) & (found <= 1)).all()
+    np.testing.assert_array_equal(found.astype(np.float32) >= 0.5, np.array(sorted(values)) >= least)
+    assert relative(np.array([-1.0, 1.0]), Threshold("itc", 0.25)).tolist() == [0, 1]
+
+
+def test_where_thresholds_are_one_the_scores_stay_as_they_are() -> None:
+    scores = column([[(0.25, 0.5), (0.75, 0.5)], []])
+    for how in HOW:
+        policy = SelectConfig(combine=how, min_itm=0.4)
+        np.testing.assert_array_equal(judged_scores(scores, policy), combined_scores(scores, "itm", how))

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capfilt.config.round import DedupConfig, SelectConfig
+from capfilt.config.round import DedupConfig
+from capfilt.config.select import SelectConfig
 from capfilt.dedup import records
 from capfilt.errors import ConfigError, ContractError, InputError
 from capfilt.schema import CAPTION, REASONS, SELECTION
@@ -112,6 +113,35 @@ def test_every_text_says_why_it_is_kept_or_not(tmp_path: Path) -> None:
         "reasons": {"kept": 1, "row_not_ok": 1, "rule": 1, "error": 1},
     }
     assert summary == json.loads((tmp_path / "selection" / "summary.json").read_text())
+
+
+def judged_apart(itm: float, itc: float) -> dict[str, Any]:
+    """A text with an ITM of `med` and a cosine of `coca`."""
+    scores = [{"filter": "med", "itm": itm, "itc": None}, {"filter": "coca", "itm": None, "itc": itc}]
+    return {**text("web", 0.0), "scores": scores}
+
+
+@pytest.mark.parametrize(("how", "kept"), [("vote", [True, False, False, False]), ("min", [True, False, False, False])])
+def test_filters_with_different_scores_are_judged_each_by_its_own(tmp_path: Path, how: str, kept: list[bool]) -> None:
+    rows = [[judged_apart(0.5, 0.3), judged_apart(0.9, 0.29), judged_apart(0.49, 0.9), judged_apart(0.1, 0.1)]]
+    policy = SelectConfig.model_validate({"combine": how, "by": {"coca": {"min_itc": 0.3}}})
+    decided, summary = decide(make_run(tmp_path, rows), policy)
+    assert decided[0]["kept"] == kept
+    assert (summary["score"], summary["threshold"], summary["combine"]) == ("relative", 0.5, how)
+    told = {name: (own["score"], own["threshold"], own["noise_ratio"]) for name, own in summary["filters"].items()}
+    assert told == {"med": ("itm", 0.5, 0.5), "coca": ("itc", 0.3, 0.5)}
+
+
+def test_the_best_text_is_the_one_farthest_beyond_its_filters_thresholds(tmp_path: Path) -> None:
+    rows = [[judged_apart(0.95, 0.31), judged_apart(0.7, 0.8)]]
+    policy = SelectConfig.model_validate({"policy": "best", "combine": "vote", "by": {"coca": {"min_itc": 0.3}}})
+    assert decide(make_run(tmp_path, rows), policy)[0][0]["kept"] == [False, True]
+
+
+def test_a_threshold_of_a_filter_that_did_not_score_is_refused(tmp_path: Path) -> None:
+    policy = SelectConfig.model_validate({"combine": "vote", "by": {"cocoa": {"min_itc": 0.3}}, "min_itc": 0.2})
+    with pytest.raises(ConfigError, match=r"expected names of filters, f0, found 'cocoa'"):
+        decide(make_run(tmp_path, [[text("web", 0.9)]]), policy)
 
 
 def test_a_score_at_the_threshold_passes_although_float32_cannot_hold_it(tmp_path: Path) -> None:

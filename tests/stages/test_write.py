@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capfilt.config.round import SelectConfig, WriteConfig
+from capfilt.config.round import WriteConfig
+from capfilt.config.select import SelectConfig
 from capfilt.errors import ContractError, InputError
 from capfilt.schema import CANDIDATE_COLUMNS, COLUMNS, DATASET
 from capfilt.stages.select import select, select_view
