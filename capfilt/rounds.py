@@ -20,7 +20,7 @@ from capfilt.plan import PlannedStage, find_stage, make_plan, plan_stages
 from capfilt.run import files, index
 from capfilt.run.build import Job
 from capfilt.run.context import Context, continuing
-from capfilt.run.decide import Scored, decide
+from capfilt.run.decide import Scored, decide, nothing_kept
 from capfilt.run.jobs import candidates_job, make_executor, pool_job, serve
 from capfilt.run.lease import Lease
 from capfilt.run.ledger import Ledger
@@ -45,6 +45,7 @@ class RunResult:
     counts: dict[str, int] = field(default_factory=dict)  # rows of the pool by status
     primary: dict[int, float] = field(default_factory=dict)
     left_out: int = 0  # quarantined chunks
+    nothing_kept: dict[int, str] = field(default_factory=dict)  # why, by round, where a selection kept nothing
     report: str | None = None
 
     def __str__(self) -> str:
@@ -52,6 +53,7 @@ class RunResult:
         pictures = f"{self.counts.get('ok', 0):,} of {rows:,} rows have a usable picture" if rows else "trained, without a pool"
         lines = [f"{self.output}: {pictures}"]
         lines += [f"round {number}: primary {value:.4f}" for number, value in sorted(self.primary.items())]
+        lines += [f"round {number}: nothing is kept: {why}" for number, why in sorted(self.nothing_kept.items())]
         if self.left_out:
             again = f"capfilt retry {shlex.quote(self.output)} --quarantined"
             lines.append(f"{self.left_out} chunk(s) are quarantined (events/quarantine.jsonl says why); retry them with: {again}")
@@ -213,7 +215,10 @@ class _Line:
                 yield f"round-{number}/candidates"
                 if number == pipeline.rounds:
                     self.executor.close()  # no more chunks: its memory is the training's
-                yield from decide(context, scored, keys)
+                for label in decide(context, scored, keys):
+                    if label.endswith("/select") and (why := nothing_kept(context.round_path(number))):
+                        self.result.nothing_kept[number] = why
+                    yield label
                 if "write" in keys:
                     shards = files.listing(context.round_path(number, "dataset", "parquet"), suffix=".parquet")
                     web, kind, web_key = tuple(shards), "dataset", keys["write"]

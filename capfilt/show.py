@@ -84,6 +84,15 @@ def show_summary(name: str, summary: dict[str, Any]) -> None:
         why = ", ".join(f"{code} {count:,}" for code, count in counted["reasons"].items() if code != "kept")
         texts.add_row(origin, f"{counted['count']:,}", f"{counted['kept']:,}", "" if noise is None else f"{noise:.1%}", why)
     console.print(texts)
+    if len(summary.get("filters", {})) > 1:
+        filters = _table("filter", "judged by", "scored", "noise ratio")
+        for own_name, own in summary["filters"].items():
+            noise = own["noise_ratio"]
+            judged = f"{own['score'].upper()} {own['threshold']:g}"
+            filters.add_row(own_name, judged, f"{own['scored']:,}", "" if noise is None else f"{noise:.1%}")
+        console.print(filters)
+    if "nothing_kept" in summary:
+        console.print(f"nothing is kept: {summary['nothing_kept']}", soft_wrap=True)
 
 
 def show_verified(found: "Verified") -> None:

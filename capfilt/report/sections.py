@@ -127,7 +127,9 @@ def _funnel(facts: Facts, counted: Scan) -> Section:
     if counted.status["ok"] == 0:
         lead = f"None of the {count(counted.rows)} URLs gave a usable picture; the reasons are below."
     elif counted.has_selection and not counted.rows_kept:
-        lead = "The data set is empty: no text of any picture was kept. See the scores below before lowering the threshold."
+        why = dig(facts.scored_round.summary, "nothing_kept") if facts.scored_round is not None else None
+        told = f": {esc(why)}." if why else ". See the scores below before lowering the threshold."
+        lead = f"The data set is empty, no text of any picture was kept{told}"
     elif not counted.has_selection:
         lead += " This run ended before <code>select</code>, so nothing is kept or rejected yet."
     waiting = sum(map(_rows, facts.pool)) - counted.rows if counted.has_candidates else 0

@@ -59,10 +59,17 @@ def decide(context: Context, scored: Scored, keys: dict[str, str]) -> Iterator[s
         context.steps.run(f"{folder}/write", key, done, lambda: _write(context, scored), **_shards(pipeline, folder))
         yield f"{folder}/write"
         if pipeline.pretrain is not None and not (files.get_json(context.path(*done)) or {}).get("rows", 1):
+            why = nothing_kept(context.path(folder)) or "the counts are in its selection/summary.json"
             raise CapfiltError(
-                f"{folder}: expected rows to train on, found that `select` kept none. Look at {folder}/selection/summary.json, "
-                f"lower the threshold, and run again with --from {folder}/select"
+                f"{folder}: expected rows to train on, found that `select` kept none: {why}; then run again with "
+                f"--from {folder}/select"
             )
+
+
+def nothing_kept(round_folder: str) -> str | None:
+    """Why a round's selection kept nothing, and what to do; None where it kept something, or there is none."""
+    summary = files.get_json(files.join(round_folder, "selection", "summary.json"))
+    return summary.get("nothing_kept") if isinstance(summary, dict) else None
 
 
 def _shards(pipeline: Pipeline, folder: str) -> dict[str, list[str]]:

@@ -23,6 +23,7 @@ from capfilt.errors import ConfigError
 from capfilt.schema import SELECTION
 from capfilt.stages.chunks import candidate_files, local_folder, read_chunks, scored_round
 from capfilt.stages.combine import scores_by_filter
+from capfilt.stages.nothing import why_nothing
 from capfilt.stages.policy import CODE, CODES, POLICY_COLUMNS, Judged, judge
 from capfilt.stages.tally import Tally
 from capfilt.writers.view import write_view
@@ -103,6 +104,7 @@ def _select_into(
         "min_cosine": known.min_cosine,
         "duplicate_groups": len(np.unique(known.groups.group)),
         **tally.summary(),
+        **({} if tally.kept_rows else {"nothing_kept": why_nothing(tally, config)}),
     }
     write_json(folder / "summary.json", summary)
     return summary

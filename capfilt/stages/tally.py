@@ -27,6 +27,7 @@ class OfFilter:
     scored: int = 0
     below: int = 0
     score_sum: float = 0.0
+    highest: float = -1.0
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -49,6 +50,7 @@ class Tally:
         self.scored_below = np.zeros(len(ORIGINS), dtype=np.int64)
         self.score_sum = np.zeros(len(ORIGINS), dtype=np.float64)
         self.filters: dict[str, OfFilter] = {}
+        self.highest = -1.0  # of all filters together
 
     def add(self, judged: Judged, reason: np.ndarray[Any, np.dtype[np.int8]], threshold: float) -> None:
         """Count the texts of one chunk, `reason` being their final codes."""
@@ -59,6 +61,7 @@ class Tally:
             self.scored[number] += len(score)
             self.scored_below[number] += int((score < np.float32(threshold)).sum())
             self.score_sum[number] += float(score.sum(dtype=np.float64))
+            self.highest = max(self.highest, float(score.max(initial=-1)))
             reached = np.bincount(
                 np.searchsorted(THRESHOLDS.astype(np.float32), score, side="right"), minlength=len(THRESHOLDS) + 1
             )
@@ -73,6 +76,7 @@ class Tally:
             own.scored += len(score)
             own.below += int((score < np.float32(own.threshold.least)).sum())
             own.score_sum += float(score.sum(dtype=np.float64))
+            own.highest = max(own.highest, float(score.max(initial=-1)))
 
     def summary(self) -> dict[str, Any]:
         """`texts`, `noise_ratio`, `mean_score` and `curves` per origin that has texts; web and synthetic are always told.

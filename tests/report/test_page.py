@@ -172,6 +172,10 @@ def test_an_empty_data_set_is_said_to_be_empty(run_folder: Path) -> None:
     ]
     pq.write_table(pa.Table.from_pylist(none, table.schema), path)
     assert "The data set is empty" in page_of(run_folder)
+    summary = path.with_name("summary.json")
+    told = json.loads(summary.read_text()) if summary.is_file() else {}
+    summary.write_text(json.dumps({**told, "nothing_kept": "all 9 texts are below ITM 0.5 (highest 0.3)"}))
+    assert "no text of any picture was kept: all 9 texts are below ITM 0.5 (highest 0.3)." in page_of(run_folder)
 
 
 def test_a_run_whose_downloads_all_failed_says_why(run_folder: Path) -> None:
