@@ -14,6 +14,8 @@ Table 4 asks: how many of captioner A's errors does filter B miss?
 import argparse
 import json
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +67,35 @@ class Clock:
         return (self.last[1] - self.first[1]) / (self.last[0] - self.first[0])
 
 
-def train(name: str, arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class World:
+    """What the families learn from, and how."""
+
+    human: Path
+    web: tuple[str, ...]
+    """Chunks of the pool."""
+    architecture: Callable[[str], str] = lambda name: ARCHITECTURES.get(name, f"{name}_tiny")
+    """The architecture of a family."""
+    device: str = "cpu"
+    web_share: float = 0.8
+    warmup_steps: int = 50
+    finetune_lr: float = 0.0005
+    both: dict[str, Any] = field(default_factory=lambda: {"threads": 1, "checkpoint_every_steps": 100})
+    """Settings of pre-training and fine-tuning."""
+
+
+def quickstart_world(arguments: argparse.Namespace) -> World:
+    world = arguments.out / "world"
+    return World(world / "miniweb" / "human.parquet", tuple(map(str, sorted((world / "pool").glob("chunk-*.parquet")))))
+
+
+def train(name: str, arguments: argparse.Namespace, world: World) -> None:
     from capfilt.config.train import FinetuneCaptioner, FinetuneModel, Losses, Mix, PretrainConfig
     from capfilt.training import WebPairs, finetune_captioner, finetune_filter, pretrain
 
-    world, own = arguments.out / "world", FAMILIES[name]
-    human = str(world / "miniweb" / "human.parquet")
-    web = WebPairs(tuple(map(str, sorted((world / "pool").glob("chunk-*.parquet")))), "pool")
-    common = {"seed": arguments.seed, "device": "cpu"}
+    own, human = FAMILIES[name], str(world.human)
+    web = WebPairs(world.web, "pool")
+    common = {"seed": arguments.seed, "device": world.device}
 
     def part(role: str) -> dict[str, Any]:
         return {"out": arguments.out / name / role, "work": arguments.out / name / f"training-{role}", **common}
@@ -86,24 +109,23 @@ def train(name: str, arguments: argparse.Namespace) -> None:
         told = {"seconds_per_step": clock.seconds_per_step, "batch_size": arguments.batch if role == "pretrained" else 32}
         (arguments.out / name / f"{role}.json").write_text(json.dumps(told))
 
-    shared = {"threads": 1, "checkpoint_every_steps": 100}
     config = PretrainConfig(
-        architecture=ARCHITECTURES.get(name, f"{name}_tiny"),
-        mix=Mix(web=0.8, human=0.2),
+        architecture=world.architecture(name),
+        mix=Mix(web=world.web_share, human=1 - world.web_share),
         human=human,
         losses=Losses(**own["losses"]),
         steps=arguments.steps,
         batch_size=arguments.batch,
         lr=arguments.lr,
-        warmup_steps=50,
-        **shared,
+        warmup_steps=world.warmup_steps,
+        **world.both,
     )
     eyes, words = (arguments.out / own[what] / "pretrained" if what in own else None for what in ("eyes", "words"))
     timed(
         "pretrained",
         lambda clock: pretrain(config, web=web, prompt=PROMPT, image=eyes, text=words, on_step=clock, **part("pretrained")),
     )
-    tuned = {"steps": arguments.finetune_steps, "batch_size": 32, "lr": 0.0005, "warmup_steps": 20, **shared}
+    tuned = {"steps": arguments.finetune_steps, "batch_size": 32, "lr": world.finetune_lr, "warmup_steps": 20, **world.both}
     start = arguments.out / name / "pretrained"
     if "captioner" in own:
         asked = FinetuneCaptioner(losses=Losses(**own["captioner"]), **tuned)
@@ -255,14 +277,14 @@ def _written(folder: Path, name: str, pictures: list[Any]) -> tuple[list[str], f
     return texts, len(pictures) / (time.process_time() - started)
 
 
-def _scored(folder: Path, pictures: list[Any], texts: list[list[str]]) -> tuple[Any, float]:
+def _scored(folder: Path, pictures: list[Any], texts: list[list[str]], device: str = "cpu") -> tuple[Any, float]:
     """Scores [pictures, texts], ITM where the family has it, else the cosine; and pictures per CPU second with one text each."""
     import numpy as np
 
     from capfilt.config.round import FilterConfig
     from capfilt.filters import build_filter
 
-    scorer = build_filter(FilterConfig.model_validate({"filter": {"kind": "trained"}}), trained=str(folder), device="cpu")
+    scorer = build_filter(FilterConfig.model_validate({"filter": {"kind": "trained"}}), trained=str(folder), device=device)
     started = time.process_time()
     scorer.score(pictures, [own[:1] for own in texts])
     rate = len(pictures) / (time.process_time() - started)
@@ -322,7 +344,7 @@ def main() -> None:
         pool(arguments.out, arguments.pictures, arguments.seed)
     elif arguments.what == "train":
         for name in arguments.families or FAMILIES:
-            train(name, arguments)
+            train(name, arguments, quickstart_world(arguments))
     else:
         measure(arguments)
 

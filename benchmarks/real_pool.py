@@ -1,6 +1,8 @@
 """The whole line on real pictures: a noisy pool of Flickr8k pictures with the truth aside, and four ways to use it.
 
     python benchmarks/real_pool.py DATA                                        as in benchmarks/results/real_pool.json
+    python benchmarks/real_pool.py DATA --only arms --bytes --pipeline pipelines/real_pool_gpu.yaml --web 4000 --human 1500 \\
+        --heldout 500 --data-seed 0 --seed 0 --out one_seed.json               a seed of benchmarks/results/real_pool_gpu.json
     python benchmarks/real_pool.py DATA --web 200 --human 40 --heldout 40 --set pretrain.steps=20 …    a quick look
 
 DATA is a folder with flickr8k/ and web_text/ (see real_pool_data.py for the columns). pipelines/real_pool.yaml runs once on the
@@ -21,6 +23,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,6 @@ from real_pool_data import HOST, KINDS, make_pool
 from real_pool_differences import measure
 
 ROOT = Path(__file__).resolve().parents[1]
-PIPELINE = ROOT / "pipelines" / "real_pool.yaml"
 ARMS: dict[str, dict[str, Any]] = {
     "filter_only": {"policy": "web"},
     "captioner_only": {"policy": "both", "min_itm": 0.0, "min_itc": None},
@@ -50,19 +52,27 @@ UNITS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--pipeline", type=Path, default=ROOT / "pipelines" / "real_pool.yaml")
     parser.add_argument("--web", type=int, default=5000, help="rows of the pool")
     parser.add_argument("--human", type=int, default=1000, help="pictures with human texts")
     parser.add_argument("--heldout", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data-seed", type=int, help="of the pool, where another seed shall learn from the same one")
     parser.add_argument("--set", action="append", default=[], help="as for `capfilt run`")
     parser.add_argument("--only", choices=("pools", "arms"), help="compare the two pools, or train, and leave out the other")
+    parser.add_argument("--arm", choices=tuple(ARMS), help="only this one, of a run whose pool is scored")
+    parser.add_argument("--bytes", action="store_true", help="the arms take their pictures from Parquet: no server, no download")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "real_pool")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "real_pool.json")
     args = parser.parse_args()
     notes = Notes(args.out, {name: getattr(args, name) for name in ("web", "human", "heldout", "seed", "set")})
-    inputs = args.folder / "inputs"
+    inputs, data_seed = args.folder / "inputs", args.seed if args.data_seed is None else args.data_seed
     if not (inputs / "heldout.parquet").exists():
-        notes.add("data", make_pool(args.data, inputs, web=args.web, human=args.human, heldout=args.heldout, seed=args.seed))
+        notes.add("data", make_pool(args.data, inputs, web=args.web, human=args.human, heldout=args.heldout, seed=data_seed))
+    if args.arm is not None:
+        pipeline = load(args, inputs, run_folder(args), *asked(notes))
+        notes.timed(f"arm {args.arm}", partial(add_arm, notes, pipeline, run_folder(args), args.arm, ARMS[args.arm]))
+        return
     if args.only != "arms":
         notes.add("pools", compare_pools(args, inputs))
     if args.only != "pools":
@@ -122,7 +132,7 @@ def load(args: argparse.Namespace, inputs: Path, output: Path, *more: str) -> An
         f"evaluate.truth={inputs / 'truth.parquet'}",
         "evaluate.filter_quality={model: filter, by: noise_kind}",
     ]
-    return load_pipeline(PIPELINE, [*own, *more, *args.set])
+    return load_pipeline(args.pipeline, [*own, *more, *args.set])
 
 
 def pool_of(args: argparse.Namespace, inputs: Path, kind: str) -> Path:
@@ -131,13 +141,16 @@ def pool_of(args: argparse.Namespace, inputs: Path, kind: str) -> Path:
 
     output = args.folder / kind
     if kind == "bytes":
-        columns = "{uid: uid, url: url, text: text, image: image}"
-        source = f"{{kind: parquet_images, paths: [{inputs / 'pool.parquet'}], columns: {columns}, rows_per_chunk: 256}}"
-        run_pipeline(load(args, inputs, output, f"read={source}"), until="screen")
+        run_pipeline(load(args, inputs, output, from_bytes(inputs)), until="screen")
         return output
     with Loopback(inputs / "served.parquet") as server:
         run_pipeline(load(args, inputs, output, connected(server)), until="screen")
     return output
+
+
+def from_bytes(inputs: Path) -> str:
+    columns = "{uid: uid, url: url, text: text, image: image}"
+    return f"read={{kind: parquet_images, paths: [{inputs / 'pool.parquet'}], columns: {columns}, rows_per_chunk: 256}}"
 
 
 def connected(server: Loopback) -> str:
@@ -173,12 +186,12 @@ def compare_pools(args: argparse.Namespace, inputs: Path) -> dict[str, Any]:
 def train_arms(args: argparse.Namespace, inputs: Path, notes: Notes) -> None:
     from capfilt.rounds import run_pipeline
 
-    notes.timed("pool", lambda: pool_of(args, inputs, "urls"))
-    run = args.folder / "urls"
-    with Loopback(inputs / "served.parquet") as server:  # a pool that lacks a chunk asks again
+    run = run_folder(args)
+    notes.timed("pool", lambda: pool_of(args, inputs, run.name))
+    with nullcontext() if args.bytes else Loopback(inputs / "served.parquet") as server:  # a pool that lacks a chunk asks again
+        source = from_bytes(inputs) if server is None else connected(server)
         for unit in UNITS:
-            asked = notes.read().get("threshold", {}).get("set", [])
-            pipeline = load(args, inputs, run, connected(server), *asked)
+            pipeline = load(args, inputs, run, source, *asked(notes))
             start_from = "round-1/select" if unit == "round-1/write" and decided_at(run) != pipeline.select.min_itc else None
             notes.timed(unit, partial(run_pipeline, pipeline, until=unit, start_from=start_from))
             if unit == "round-1/filter" and "threshold" not in notes.read():
@@ -193,6 +206,15 @@ def train_arms(args: argparse.Namespace, inputs: Path, notes: Notes) -> None:
     for name, changes in ARMS.items():
         notes.timed(f"arm {name}", partial(add_arm, notes, pipeline, run, name, changes))
     notes.add("differences", measure(run, inputs / "heldout.parquet", seed=args.seed))
+
+
+def run_folder(args: argparse.Namespace) -> Path:
+    return args.folder / ("bytes" if args.bytes else "urls")
+
+
+def asked(notes: Notes) -> list[str]:
+    """How the filter judges, once that is known (`choose_threshold`)."""
+    return list(notes.read().get("threshold", {}).get("set", []))
 
 
 def decided_at(run: Path) -> float | None:
@@ -286,7 +308,8 @@ def add_arm(notes: Notes, pipeline: Any, run: Path, name: str, changes: dict[str
         )
     shards = tuple(sorted(map(str, (view / "dataset" / "parquet").glob("*.parquet"))))
     models = {role: folder / "models" / role for role in ("pretrained", "captioner")}
-    common: dict[str, Any] = {"seed": pipeline.seed, "device": "cpu", "prompt": pipeline.caption.prompt}
+    device = "cuda" if pipeline.resources.train.gpus else "cpu"
+    common: dict[str, Any] = {"seed": pipeline.seed, "device": device, "prompt": pipeline.caption.prompt}
     work = folder / "training"
     web = WebPairs(files=shards, kind="dataset")
     pretrain(pipeline.pretrain, web=web, out=models["pretrained"], work=work / "pretrain", **common)

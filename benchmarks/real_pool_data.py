@@ -74,10 +74,10 @@ class Nearest:
 
 
 def make_pool(data: Path, out: Path, *, web: int, human: int, heldout: int, seed: int) -> dict[str, int]:
-    """Write pool, truth, human, heldout and served .parquet into `out`; give back what is in them.
+    """Write pool, truth, human, heldout, spare and served .parquet into `out`; give back what is in them.
 
     `pool` has uid, url, text and image, so that it is read as bytes or, by its addresses, downloaded; `served` is what a server
-    answers them with.
+    answers them with. `spare` are the training pictures that are left over, with their captions: for choosing settings.
 
     Args:
         data: The folder with flickr8k/ and web_text/.
@@ -120,7 +120,7 @@ def make_pool(data: Path, out: Path, *, web: int, human: int, heldout: int, seed
     )
     _write(out / "served.parquet", {"path": [f"/{p['key']}" for p in pictures], "image": [p["image"] for p in pictures]})
     held = read_pictures(data, "val")[:heldout]
-    for name, pairs in (("human", humans), ("heldout", held)):
+    for name, pairs in (("human", humans), ("heldout", held), ("spare", train[human + web :])):
         kept = [{column: pair[column] for column in PAIRS.names} for pair in pairs]
         pq.write_table(pa.Table.from_pylist(kept, PAIRS), out / f"{name}.parquet")
     counts = Counter(row["noise_kind"] for row in rows)

@@ -10,7 +10,7 @@ from capfilt.errors import InputError
 from capfilt.run.planning import plan_pipeline
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.yaml"))
-NEEDS_DATA = {"laion_subset", "real_pool"}
+NEEDS_DATA = {"laion_subset", "real_pool", "real_pool_gpu"}
 
 
 @pytest.fixture(params=PIPELINES, ids=lambda path: path.stem)

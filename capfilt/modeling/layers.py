@@ -69,6 +69,12 @@ def split_parts(x_BTF: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     return x_BTF.view(batch, length, parts, heads, width // parts // heads).permute(2, 0, 3, 1, 4).unbind(0)
 
 
+def kv_parts(kv_BSF: Tensor, heads: int) -> KeysValues:
+    """Keys and values as views of what one linear map gives."""
+    k, v = split_parts(kv_BSF, 2, heads)
+    return k, v
+
+
 def join_heads(x_BHTD: Tensor) -> Tensor:
     return x_BHTD.transpose(1, 2).flatten(2)
 
@@ -115,10 +121,18 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(image_width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def keys_values(self, image_BSW: Tensor) -> KeysValues:
-        """Contiguous: a plain product copies strided ones whole at every call, 4 to 18 times the product of one query."""
-        k, v = split_parts(self.kv(image_BSW), 2, self.heads)
-        return k.contiguous(), v.contiguous()
+    def keys_values(self, image_BSW: Tensor, into_BSF: Tensor | None = None) -> KeysValues:
+        """`into_BSF` [B, S, 2 W]: memory that they are written into, in place of new one; without gradients.
+
+        On a CPU contiguous: a plain product copies strided ones whole at every call, 4 to 18 times the product of one query. A
+        GPU's fused attention reads them as they lie, and the copies would cost as much as the product that made them.
+        """
+        if into_BSF is not None:
+            with torch.no_grad():
+                torch.addmm(self.kv.bias, image_BSW.flatten(0, 1), self.kv.weight.T, out=into_BSF.flatten(0, 1))
+            return kv_parts(into_BSF, self.heads)
+        k, v = kv_parts(self.kv(image_BSW), self.heads)
+        return (k, v) if k.is_cuda else (k.contiguous(), v.contiguous())
 
     def forward(self, x_RTW: Tensor, image: KeysValues, bias: Tensor | None = None) -> Tensor:
         """[R, T, W]. R is a multiple of the images' B, rows image by image; rows of one image share its keys unrepeated.

@@ -132,9 +132,13 @@ class TextTower(nn.Module):
             other.embeddings, (TextLayer(SelfBlock(config), layer.cross, layer.feed_forward) for layer in other.in_order())
         )
 
-    def image_kv(self, image_BSW: Tensor) -> list[KeysValues]:
-        """Cross-attention keys and values of the images, one pair per layer: made once, used by every text and step."""
-        return [layer.cross.attention.keys_values(image_BSW) for layer in self.in_order() if layer.cross is not None]
+    def image_kv(self, image_BSW: Tensor, into: Sequence[Tensor] | None = None) -> list[KeysValues]:
+        """Cross-attention keys and values of the images, one pair per layer: made once, used by every text and step.
+
+        `into`: memory of each layer for them (`CrossAttention.keys_values`).
+        """
+        crosses = [layer.cross.attention for layer in self.in_order() if layer.cross is not None]
+        return [cross.keys_values(image_BSW, None if into is None else into[i]) for i, cross in enumerate(crosses)]
 
     def in_order(self) -> list[TextLayer]:
         return cast("list[TextLayer]", list(self.layers))

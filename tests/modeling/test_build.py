@@ -9,7 +9,13 @@ from capfilt.errors import ConfigError
 from capfilt.modeling.build import build
 
 MODELS = Path(__file__).parents[2] / "models"
-MILLIONS = {"med_tiny": (0.7, 1.0), "med_small": (1.2, 1.35), "med_vit_b16": (240, 260), "med_vit_l16": (460, 485)}
+MILLIONS = {
+    "med_tiny": (0.7, 1.0),
+    "med_small": (1.2, 1.35),
+    "med_medium": (11.9, 12.3),
+    "med_vit_b16": (240, 260),
+    "med_vit_l16": (460, 485),
+}
 
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("med_*.yaml")), ids=lambda path: path.stem)

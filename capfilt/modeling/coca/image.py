@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from capfilt.config.architectures.coca import CocaConvNetConfig, CocaImageConfig, CocaPoolerConfig, CocaVitConfig
 from capfilt.modeling.layers import CrossAttention, FeedForward, attend, join_heads, split_heads
 from capfilt.modeling.text import MASKED
-from capfilt.modeling.vision import ConvStem, VisionTransformer
+from capfilt.modeling.vision import ConvStem, PatchStem, VisionTransformer
 
 
 class ClipVisionTransformer(VisionTransformer):
@@ -22,7 +22,7 @@ class ClipVisionTransformer(VisionTransformer):
 
     def __init__(self, config: CocaVitConfig) -> None:
         super().__init__(config)
-        self.stem = nn.Conv2d(3, config.width, config.patch, stride=config.patch, bias=False)
+        self.stem = PatchStem(3, config.width, config.patch, stride=config.patch, bias=False)
         del self.norm
         self.norm_before = nn.LayerNorm(config.width, config.norm_eps)
 

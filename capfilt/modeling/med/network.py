@@ -23,7 +23,7 @@ from capfilt.modeling.batch import Batch, as_batch
 from capfilt.modeling.decoding import Generated, generate, prompt_of_each
 from capfilt.modeling.layers import KeysValues, initialise
 from capfilt.modeling.losses import Negatives
-from capfilt.modeling.med.static_step import StaticCache, static_steps
+from capfilt.modeling.med.static_step import StaticCache, StaticStep, static_steps
 from capfilt.modeling.text import LanguageHead, TextTower
 from capfilt.modeling.vision import VisionTransformer
 
@@ -273,18 +273,19 @@ class MedDecoder:
         """
         model, text = self.model, self.model.config.text
         images, length = prompt_BP.shape
-        image_kv = model.text_decoder.image_kv(image_embeds_BND)
         shape = (images, text.heads, max_length, text.width // text.heads)
         prompt_own = [(image_embeds_BND.new_empty(shape), image_embeds_BND.new_empty(shape)) for _ in range(text.layers)]
-        states = model.text_decoder.step(prompt_BP, image_kv, prompt_own, 0)
-        scores_BV: Tensor = model.head(states[:, -1])
+        step: StaticStep | None = None
         if self.static or (self.static is None and image_embeds_BND.is_cuda):
             steps = static_steps(model, model.text_decoder, model.head, text)
             step = steps.start(images, rows_per_image, max_length, image_embeds_BND.shape[1], prompt_own[0][0])
-            for (k, v), (k_, v_), (own_k, own_v), (k__, v__) in zip(step.image_kv, image_kv, step.own, prompt_own, strict=True):
-                k.copy_(k_), v.copy_(v_)
-                own_k[:, :, :length] = k__[:, :, :length].repeat_interleave(rows_per_image, 0)
-                own_v[:, :, :length] = v__[:, :, :length].repeat_interleave(rows_per_image, 0)
+        image_kv = model.text_decoder.image_kv(image_embeds_BND, None if step is None else step.image_memory)
+        states = model.text_decoder.step(prompt_BP, image_kv, prompt_own, 0)
+        scores_BV: Tensor = model.head(states[:, -1])
+        if step is not None:
+            for (k, v), (k_, v_) in zip(step.own, prompt_own, strict=True):
+                k[:, :, :length] = k_[:, :, :length].repeat_interleave(rows_per_image, 0)
+                v[:, :, :length] = v_[:, :, :length].repeat_interleave(rows_per_image, 0)
             return scores_BV, StaticCache(steps, step, length)
         own = [(k.repeat_interleave(rows_per_image, 0), v.repeat_interleave(rows_per_image, 0)) for k, v in prompt_own]
         cache = MedCache(image_kv, own)

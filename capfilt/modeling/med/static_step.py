@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from capfilt.config.architectures.parts import BertConfig
-from capfilt.modeling.layers import KeysValues
+from capfilt.modeling.layers import KeysValues, kv_parts
 from capfilt.modeling.text import LanguageHead, TextTower
 
 LENGTH_BUCKET = 8
@@ -35,7 +35,9 @@ class StaticStep:
         self._tower, self._head = tower, head
         self.ids_R = torch.zeros(rows, dtype=torch.int64, device=like.device)
         self.position_1 = torch.zeros(1, dtype=torch.int64, device=like.device)
-        self.image_kv: list[KeysValues] = [_pair(like, images, text.heads, image_tokens, width) for _ in range(text.layers)]
+        # As the linear map that makes them writes them, so that it can write them here.
+        self.image_memory = [like.new_zeros(images, image_tokens, 2 * text.width) for _ in range(text.layers)]
+        self.image_kv: list[KeysValues] = [kv_parts(memory, text.heads) for memory in self.image_memory]
         self.own: list[KeysValues] = [_pair(like, rows, text.heads, length, width) for _ in range(text.layers)]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._scores_RV: Tensor | None = None
@@ -95,10 +97,11 @@ class StaticCache:
         """Go on with these images and rows, in the buffers of the smaller shape."""
         old = self._step
         self._step = self._steps.of((len(images_B), *old.shape[1:]), old.own[0][0])
-        for mine, theirs, index in ((self._step.image_kv, old.image_kv, images_B), (self._step.own, old.own, rows_R)):
-            for (k, v), (k_, v_) in zip(mine, theirs, strict=True):
-                torch.index_select(k_, 0, index, out=k)
-                torch.index_select(v_, 0, index, out=v)
+        for mine, theirs in zip(self._step.image_memory, old.image_memory, strict=True):
+            torch.index_select(theirs, 0, images_B, out=mine)
+        for (k, v), (k_, v_) in zip(self._step.own, old.own, strict=True):
+            torch.index_select(k_, 0, rows_R, out=k)
+            torch.index_select(v_, 0, rows_R, out=v)
 
 
 class StaticSteps:
