@@ -8,7 +8,7 @@
 
 Each network learns as in round 0 of pipelines/quickstart_*.yaml: pre-trained on raw web pairs and human pairs, then fine-tuned to
 the roles it has. Times are CPU seconds of one thread, which other work on the machine hardly changes. The matrix asks what BLIP's
-Table 4 asks: how many of captioner A's errors does filter B miss?
+Table 4 asks: how many of captioner A's errors does filter B miss? And do all of them together miss fewer?
 """
 
 import argparse
@@ -154,6 +154,7 @@ def measure(arguments: argparse.Namespace) -> None:
             told = [known_of.is_true(text) for known_of, text in zip(truth, written[name], strict=True)]
             table[name]["true_synthetic"] = sum(map(bool, told)) / len(told)
     matrix: dict[str, dict[str, Any]] = {name: {} for name in written}
+    scores_of: dict[str, dict[str, Any]] = {name: {} for name in written}  # captioner, filter -> [N]
     for name in known:
         if not (arguments.out / name / "filter").exists():
             continue
@@ -165,6 +166,12 @@ def measure(arguments: argparse.Namespace) -> None:
             told = [known_of.is_true(text) for known_of, text in zip(truth, written[other], strict=True)]
             auc, missed = _missed(scores_NT[:, column], told)
             matrix[other][name] = {"roc_auc": auc, "missed": missed, "false": told.count(False)}
+            scores_of[other][name] = scores_NT[:, column]
+    for other, by_filter in scores_of.items():
+        told = [known_of.is_true(text) for known_of, text in zip(truth, written[other], strict=True)]
+        for how, together_N in _together(by_filter, told).items():
+            auc, missed = _missed(together_N, told)
+            matrix[other][f"(together: {how})"] = {"roc_auc": auc, "missed": missed, "false": told.count(False)}
     result = {
         "what": "families trained from scratch in the quickstart's world, round 0; one seed, one run each",
         "settings": {
@@ -305,6 +312,24 @@ def _missed(scores_N: Any, is_true: list[bool]) -> tuple[float | None, float | N
     return roc_auc(scores_N.astype(np.float64), true_N), float((scores_N[~true_N] >= threshold).mean())
 
 
+def _together(scores: dict[str, Any], is_true: list[bool]) -> dict[str, Any]:
+    """All filters as one, by each way of `select.combine`, [N] each; empty where there is one filter, or no true text.
+
+    Scores of different kinds are first put on one scale, their rank among the filter's scores of the true texts: a threshold on
+    the combined scores then stands for own thresholds (`select.by`) that keep equally many true texts each.
+    """
+    import numpy as np
+
+    from capfilt.stages.combine import combined
+
+    true_N = np.asarray(is_true, dtype=bool)
+    if len(scores) < 2 or not true_N.any():
+        return {}
+    ranks = [np.searchsorted(np.sort(own_N[true_N]), own_N, side="right") / true_N.sum() for own_N in scores.values()]
+    ranks_NF = np.stack(ranks, axis=1)
+    return {how: np.array([combined(row.tolist(), how) for row in ranks_NF]) for how in ("mean", "min", "vote")}
+
+
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 4)
@@ -323,7 +348,13 @@ def _print(table: dict[str, dict[str, Any]], matrix: dict[str, dict[str, Any]]) 
     print(f"\nfalse texts of captioner (row) that filter (column) keeps beside {KEPT_TRUE:.0%} of its true ones (ROC AUC)")
     print("\t".join(["", *filters]))
     for name, row in matrix.items():
-        print("\t".join([name, *(f"{row[by]['missed']:.2f} ({row[by]['roc_auc']:.2f})" for by in filters)]))
+        print("\t".join([name, *(_cell(row.get(by)) for by in filters)]))
+
+
+def _cell(found: dict[str, Any] | None) -> str:
+    if found is None or found["missed"] is None or found["roc_auc"] is None:
+        return "-"
+    return f"{found['missed']:.2f} ({found['roc_auc']:.2f})"
 
 
 def main() -> None:
