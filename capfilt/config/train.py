@@ -91,6 +91,11 @@ class Matching(Section):
     with the own one, rare words counting more."""
 
 
+def not_its_matching(where: str, family: str) -> str:
+    """What to say where another family than SOHO is given a `matching`."""
+    return f"{where}.matching: expected null for a {family}, found a SOHO's. Leave it out"
+
+
 class OptimConfig(Section):
     """What pre-training and fine-tuning have in common."""
 
@@ -119,6 +124,12 @@ class OptimConfig(Section):
     dtype: Dtype = "float32"  # bfloat16: torch's autocast, for GPUs; weights and optimiser stay float32
     checkpoint_every_steps: int = operational(default=1000, ge=1)  # a stopped training goes on from its last checkpoint
     threads: Positive | None = None  # CPU sums, and so weights, depend on it; null: what torch takes
+
+    @model_validator(mode="after")
+    def _matching_has_its_loss(self) -> Self:
+        if self.matching is not None and not self.losses.itm:
+            raise ValueError("matching: expected the loss itm, which it is about, found none in losses. Add it, or leave it out")
+        return self
 
 
 class CapfiltShards(Section):

@@ -15,10 +15,12 @@ from capfilt.config.architectures import load_architecture
 from capfilt.config.find import find_yaml
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.round import AnyModel, CocaModel, NamedModel, SohoModel, TrainedModel
+from capfilt.config.train import ROLES, OptimConfig, not_its_matching
 from capfilt.errors import ConfigError, InputError
 from capfilt.plan import PlannedStage
 from capfilt.run import files
 from capfilt.run.build import check_names
+from capfilt.run.decide import FAMILIES
 from capfilt.run.jobs import models_of_round
 from capfilt.run.pairing import check_checkpoints
 
@@ -57,6 +59,7 @@ def check_means(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> None:
         InputError: If a file of pairs is missing.
     """
     ahead = {stage.name for stage in stages if stage.done < stage.total}
+    _check_matching(pipeline, ahead)
     _check_files(pipeline, ahead)
     _check_gpus(pipeline, ahead)
     _check_weights(pipeline, ahead)
@@ -199,18 +202,33 @@ def _check_scores(pipeline: Pipeline, ahead: set[str]) -> None:
     trained = [model for models in rounds for model in models.filters if isinstance(model, TrainedModel)]
     if pipeline.select is None or "finetune" not in ahead or not trained:
         return
-    start = pipeline.start_of("filter")
-    of = next((one for one in pipeline.pretrainings if one.model == start), None)
-    if of is not None:
-        kind: str = load_architecture(find_yaml(of.architecture, "models")).kind
-    else:
-        from capfilt.modeling.families import kind_of
-
-        kind = kind_of(start)
+    kind = _kind(pipeline, pipeline.start_of("filter"))
     score = pipeline.select.of(trained[-1].name or "").score
     if score not in SCORES.get(kind, (score,)):
         told = f"the {kind} that this run trains"
         raise ConfigError(pipeline.select.without_it([told], score, is_one_of_several=len(pipeline.filters) > 1))
+
+
+def _check_matching(pipeline: Pipeline, ahead: set[str]) -> None:
+    """`matching` is a SOHO's: told now, not when after hours the training begins."""
+    starts = [(f"pretrain{'' if one.name is None else f' ({one.name})'}", one, one.model) for one in pipeline.pretrainings]
+    asked: list[tuple[str, OptimConfig, str]] = [*starts] if "pretrain" in ahead else []
+    if pipeline.finetune is not None and "finetune" in ahead:
+        tuned = {"captioner": pipeline.finetune.captioner, "filter": pipeline.finetune.filter}
+        asked += [(f"finetune.{role}", one, pipeline.start_of(role)) for role in ROLES if (one := tuned[role]) is not None]
+    for where, section, start in asked:
+        if section.matching is not None and (kind := _kind(pipeline, start)) != "soho":
+            raise ConfigError(not_its_matching(where, FAMILIES.get(kind, kind)))
+
+
+def _kind(pipeline: Pipeline, start: str) -> str:
+    """The family of a model that a `pretrain` section makes, by its name, or that lies in a folder."""
+    of = next((one for one in pipeline.pretrainings if one.model == start), None)
+    if of is not None:
+        return load_architecture(find_yaml(of.architecture, "models")).kind
+    from capfilt.modeling.families import kind_of
+
+    return kind_of(start)
 
 
 def _name(model: AnyModel, build: "Callable[[], Captioner | Filter]") -> str | None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, assert_never, cast
 
 from torch import nn
 
-from capfilt.config.train import OptimConfig
+from capfilt.config.train import OptimConfig, not_its_matching
 from capfilt.errors import ConfigError
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.qformer import QFormer
@@ -61,7 +61,7 @@ def objective(
     names = asked(model, stage, config)
     if config.matching is not None and not isinstance(model, SOHO):
         where = "pretrain" if stage == "pretrain" else f"finetune.{stage}"
-        raise ConfigError(f"{where}.matching: expected null for a {family(model)}, found a SOHO's. Leave it out")
+        raise ConfigError(not_its_matching(where, family(model)))
     module = _objective(model, stage, config, names, prompt_length, seed, ranks)
     if is_trunk_frozen:
         # A BLIP-2's image encoder is frozen in every training, a ClipCap's too.

@@ -119,3 +119,21 @@ def test_every_architecture_that_a_pipeline_names_is_there() -> None:
     for path in (root / "pipelines").glob("*.yaml"):
         for one in load_pipeline(path).pretrainings:
             assert (root / "models" / f"{one.architecture}.yaml").is_file(), path
+
+
+@pytest.mark.parametrize(
+    ("matching", "found"),
+    [
+        ("{pairs: both, negatives: hard}", r"pretrain.matching.negatives: 'hard' is not one of random, near"),
+        ("{pairs: all}", r"pretrain.matching.pairs: 'all' is not one of exchanged, both"),
+        ("{negative: near}", r"unknown key 'negative'; expected one of pairs, negatives. Did you mean 'negatives'?"),
+    ],
+)
+def test_a_way_of_matching_that_there_is_not_is_told_with_the_choices(matching: str, found: str) -> None:
+    text = pipeline(f"  {{{NETWORK.replace('{lm: 1}', '{itm: 1}')}, architecture: soho_tiny, matching: {matching}}}")
+    assert found in refusal(text)
+
+
+def test_matching_without_its_loss_is_refused() -> None:
+    text = pipeline(f"  {{{NETWORK.replace('{lm: 1}', '{mlm: 1}')}, architecture: soho_tiny, matching: {{pairs: both}}}}")
+    assert "matching: expected the loss itm, which it is about, found none in losses" in refusal(text)

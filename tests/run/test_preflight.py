@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capfilt.config.load import load_text
+from capfilt.config.load import load_pipeline, load_text
 from capfilt.config.pipeline import Pipeline
 from capfilt.errors import CheckpointError, ConfigError, InputError
 from capfilt.plan import PlannedStage, plan_stages
@@ -162,3 +162,19 @@ def test_a_plan_names_the_files_that_are_not_there(pipeline: Callable[..., Pipel
     assert missing_files(pipeline()) == []
     (tmp_path / "heldout.parquet").unlink()
     assert missing_files(pipeline()) == [f"NOT THERE: dedup.decontaminate.0, {tmp_path}/heldout.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("pretrain.matching={pairs: both}", "pretrain.matching: expected null for a MED"),
+        ("finetune.filter.matching={negatives: near}", "finetune.filter.matching: expected null for a MED"),
+    ],
+)
+def test_a_sohos_matching_is_refused_of_others_before_any_work(said: str, found: str) -> None:
+    asked = load_pipeline("quickstart", [said])
+    with pytest.raises(ConfigError, match=found):
+        check_means(asked, stages(asked))
+    own = load_pipeline("quickstart_soho")
+    trainings = [one for one in stages(own) if one.name in ("pretrain", "finetune")]
+    check_means(own.model_copy(update={"resources": asked.resources}), trainings)

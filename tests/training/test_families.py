@@ -193,8 +193,8 @@ def test_a_loss_that_a_family_has_not_is_refused(family: str, losses: Losses, fo
 
 
 def test_a_way_of_matching_is_refused_where_no_soho_learns(make: Make) -> None:
-    with pytest.raises(ConfigError, match=r"pretrain\.matching: expected null for a CoCa"):
-        make("coca", changes={"matching": Matching(pairs="both")})
+    with pytest.raises(ConfigError, match=r"pretrain\.matching: expected null for a BLIP-2"):
+        make("blip2", changes={"matching": Matching(pairs="both")})
 
 
 @pytest.mark.parametrize("negatives", ["random", "near"])

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import yaml
 from torch import Tensor
 
 from capfilt.config.architectures.soho import SohoArchitecture
-from capfilt.config.train import Matching
+from capfilt.config.train import ItmNegatives, Matching
 from capfilt.errors import ConfigError
 from capfilt.modeling.batch import Batch
 from capfilt.modeling.losses import IGNORED
@@ -342,6 +343,35 @@ def test_the_architectures_in_models_are_what_they_say(name: str, millions: floa
     assert count == pytest.approx(millions, rel=0.002)
     assert f"{millions:.0f} M" in text or f"{millions:.2f} M" in text
     assert SohoArchitecture.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("negatives", ["random", "near"])
+def test_pairs_exchanged_take_their_wrong_texts_as_they_are_told(make_batch: Make, negatives: ItmNegatives) -> None:
+    batch, config = make_batch(pairs=6), architecture(negative_probability=1.0)
+    visible = torch.ones(6, 2, 2, dtype=torch.bool)
+    choices = draw_choices(batch, visible, config, torch.Generator().manual_seed(4), ["itm"], negatives)
+    other = negative_texts(negatives, batch, specials(config), torch.Generator().manual_seed(4))
+    assert not choices.matches_B.any()
+    assert torch.equal(choices.ids_BT, other.ids_BT)
+
+
+def test_a_training_exchanges_for_near_texts_where_it_is_told(make_batch: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from capfilt.modeling.soho import training
+
+    asked: list[str] = []
+    monkeypatch.setattr(training, "negative_texts", lambda kind, *rest: asked.append(kind) or negative_texts(kind, *rest))
+    for matching in (None, Matching(negatives="near"), Matching(pairs="both", negatives="near")):
+        SohoPretraining(make_model(), matching=matching).losses(make_batch(pairs=4))
+    assert asked == ["random", "near", "near"]
+
+
+@pytest.mark.parametrize("negatives", ["random", "near"])
+def test_pairs_both_of_one_picture_have_own_texts_alone(make_batch: Make, negatives: ItmNegatives) -> None:
+    batch = dataclasses.replace(make_batch(pairs=4), image_ids_B=torch.zeros(4, dtype=torch.int64))
+    task = SohoPretraining(make_model(), losses=["itm"], matching=Matching(pairs="both", negatives=negatives)).eval()
+    logits = task.model.itm_logits(batch.ids_BT, batch.mask_BT, task.model.encode_image(batch.pixels_BCHW))
+    expected = torch.nn.functional.cross_entropy(logits, torch.ones(4, dtype=torch.int64))
+    torch.testing.assert_close(task.losses(batch)["itm"], expected, **CLOSE)
 
 
 def test_pairs_both_match_whole_texts_and_learn_words_of_own_texts_alone(make_batch: Make) -> None:
