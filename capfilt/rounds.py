@@ -27,8 +27,9 @@ from capfilt.run.ledger import Ledger
 from capfilt.run.local_executor import Executor
 from capfilt.run.pairing import paired
 from capfilt.run.phase import Passed, run_chunks
+from capfilt.run.place import check_place, inputs_inside
 from capfilt.run.planning import done_files
-from capfilt.run.preflight import check_address, check_means
+from capfilt.run.preflight import check_means
 from capfilt.run.progress import RunProgress, make_progress
 from capfilt.run.scratch import Scratch
 from capfilt.run.signals import received
@@ -90,7 +91,7 @@ def run_pipeline(
     """
     progress = progress or make_progress()
     command = continuing(str(source or pipeline.name), overrides, limit=limit, until=until)
-    check_address(pipeline.output)
+    check_place(pipeline.output, inputs_inside(pipeline))
     lease = Lease(pipeline.output)
     try:
         with files.writing(pipeline.output, inside=True), ExitStack() as stack:

@@ -29,6 +29,7 @@ from capfilt.config.load import load_text
 from capfilt.config.pipeline import Pipeline
 from capfilt.errors import (
     CapfiltError,
+    ConfigError,
     FailureBudgetError,
     InputError,
     Interrupted,
@@ -399,9 +400,13 @@ def test_a_changed_input_file_is_refused(world: World) -> None:
 def test_fresh_leaves_files_alone_that_no_run_made(world: World) -> None:
     world.output.mkdir()
     (world.output / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunStateError, match=r"found files but no config.yaml"):
-        world.run(fresh=True)
+    for fresh in (True, False):
+        with pytest.raises(ConfigError, match=r"found other things in `.*`: thesis\.tex\. Name a folder of its own"):
+            world.run(fresh=fresh)
+    assert [path.name for path in world.output.iterdir()] == ["thesis.tex"]
+    (world.output / "thesis.tex").unlink()
     world.run(until="pool")
+    (world.output / "thesis.tex").write_text("years of work")
     world.run(fresh=True, until="pool")
     assert world.did == ["download"] * 3
     assert (world.output / "thesis.tex").read_text() == "years of work"

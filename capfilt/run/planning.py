@@ -10,6 +10,7 @@ from capfilt.config.round import NamedModel
 from capfilt.plan import InputFile, Plan, PlannedStage, differences, first_touched, make_plan, plan_stages, run_settings
 from capfilt.run import files, index
 from capfilt.run.pairing import foreseen
+from capfilt.run.place import check_place, inputs_inside
 from capfilt.run.preflight import missing_files
 
 MINIWEB_ROWS_PER_GROUP = 1 << 20  # what pyarrow writes
@@ -19,9 +20,11 @@ def plan_pipeline(pipeline: Pipeline, limit: int | None = None) -> Plan:
     """What `capfilt run` would do now. Writes nothing.
 
     Raises:
+        ConfigError: If the run folder may not be one.
         InputError: If there are no input rows.
         RunStateError: If an input file changed since the run began.
     """
+    check_place(pipeline.output, inputs_inside(pipeline))
     notes: list[str] = []
     found = _inputs(pipeline, notes)
     notes += [*foreseen(pipeline), *_judges(pipeline), *missing_files(pipeline)]

@@ -1,4 +1,4 @@
-"""What can be known to fail before the first row is read is refused then: the run folder's address, GPUs, weights, pairs.
+"""What can be known to fail before the first row is read is refused then: GPUs, weights, pairs (the run folder: run/place.py).
 
 Starts no work and writes nothing; loads torch only where a GPU or a checkpoint is asked for.
 """
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -31,23 +30,6 @@ if TYPE_CHECKING:
 SCORES = {"coca": CocaModel.scores, "soho": SohoModel.scores}
 MODEL_STAGES = ("caption", "filter")
 TRAINING_STAGES = ("pretrain", "finetune", "evaluate")
-
-
-def check_address(output: str) -> None:
-    """Whether fsspec knows the run folder's address.
-
-    Raises:
-        ConfigError: If it does not, or lacks the library for it.
-    """
-    if not files.is_remote(output):
-        return
-    try:
-        fsspec.core.url_to_fs(output)
-    except (ImportError, ValueError) as problem:
-        raise ConfigError(
-            f"output: expected a folder or an address that fsspec can write to, found `{output}`: {problem}. "
-            "Correct it or install what it names"
-        ) from None
 
 
 def check_means(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> None:

@@ -36,18 +36,7 @@ VERSIONS = ("capfilt", "torch", "pyarrow", "pillow")
 
 
 def start_fresh(output: str) -> None:
-    """Delete what an earlier run left in `output`; nothing else.
-
-    Raises:
-        RunStateError: If the folder has files but is no run folder.
-    """
-    if not files.exists(files.join(output, "config.yaml")):
-        strangers = [path for path in files.listing(output) if path.rpartition("/")[2] not in (*KNOWN, "lease.json")]
-        if strangers:
-            raise RunStateError(
-                f"--fresh: expected a run folder or none at `{output}`, found files but no config.yaml (such as {strangers[0]}). "
-                "Nothing was deleted; name another `output`"
-            )
+    """Delete what an earlier run left in `output`, a run's folder or an empty one (`place.check_place`); nothing else."""
     # config.yaml goes last: a deletion that is interrupted can be repeated.
     for path in _rounds(output, 0):
         files.remove(path)

@@ -14,7 +14,7 @@ from capfilt.config.pipeline import Pipeline
 from capfilt.errors import CheckpointError, ConfigError, InputError
 from capfilt.plan import PlannedStage, plan_stages
 from capfilt.rounds import _until
-from capfilt.run.preflight import check_address, check_means, missing_files
+from capfilt.run.preflight import check_means, missing_files
 
 YAML = """
 version: 1
@@ -88,17 +88,6 @@ def test_a_missing_file_of_pairs_is_named_with_its_setting(pipeline: Callable[..
     asked = pipeline()
     with pytest.raises(InputError, match=r"dedup.decontaminate.0: expected a file, found none"):
         check_means(asked, stages(asked))
-
-
-@pytest.mark.parametrize("output", ["nosuchprotocol://bucket/run"])
-def test_an_address_that_nobody_can_write_to_is_refused(output: str) -> None:
-    with pytest.raises(ConfigError, match="nosuchprotocol"):
-        check_address(output)
-
-
-@pytest.mark.parametrize("output", ["runs/x", "/abs/run", "memory://bucket/run"])
-def test_others_are_not(output: str) -> None:
-    check_address(output)
 
 
 def test_what_comes_after_until_needs_nothing_yet(pipeline: Callable[..., Pipeline], tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""Whether a folder may be a run's: new, empty, or an earlier run's. Anything else would be littered, or lose files to `--fresh`.
+
+Looks at names, and at what says that a run was here; deletes and writes nothing.
+"""
+
+import os
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import yaml
+
+from capfilt.config.load import result_settings
+from capfilt.config.pipeline import Pipeline
+from capfilt.errors import ConfigError
+from capfilt.run import files
+
+STARTED = ("lease.json", "events", "miniweb")
+"""What a start leaves that ended before the folder was marked as a run's."""
+HARMLESS = (".gitignore", ".gitkeep", ".DS_Store", "lost+found")
+OWN_KEYS = {"version", "name", "seed", "output", "rounds", "screen", "resources"}
+"""Of config.yaml as a run writes it, among others: enough not to take another program's for it."""
+ADVICE = "Name a folder of its own, such as output: runs/NAME"
+
+
+def check_place(output: str, inputs: Collection[str] = ()) -> None:
+    """Whether a run may work in `output`. `inputs`: names or patterns in it that are the run's to read (`inputs_inside`).
+
+    Raises:
+        ConfigError: If it is no address that fsspec knows, `/`, the home folder, or a folder with other things than a run's.
+        OutputError: If it cannot be read.
+    """
+    if not output:
+        raise ConfigError(f"output: expected a folder, found an empty text. {ADVICE}")
+    _check_address(output)
+    with files.writing(output):  # a folder that may not even be read
+        is_ours, found = is_run(output), strangers(output, inputs)
+    if is_ours:
+        return
+    if not files.is_remote(output):
+        here = os.path.realpath(files.local(output))
+        for named, path in (("the root of all folders", "/"), ("the home folder", str(Path.home()))):
+            if here == os.path.realpath(path):
+                raise ConfigError(f"output: expected a folder for this run alone, found {named}, `{here}`. {ADVICE}")
+    if found:
+        shown = ", ".join(found[:3]) + (f" and {len(found) - 3:,} more" if len(found) > 3 else "")
+        where = output if files.is_remote(output) else os.path.realpath(files.local(output))
+        raise ConfigError(
+            f"output: expected a new or an empty folder, or an earlier run's, found other things in `{where}`: {shown}. {ADVICE}"
+        )
+
+
+def is_run(output: str) -> bool:
+    """Whether a run marked this folder as its own, by its config or its plan."""
+    plan = files.get_json(files.join(output, "plan.json"))
+    if isinstance(plan, dict) and {"fingerprint", "settings"} <= plan.keys():
+        return True
+    try:
+        config = yaml.safe_load(files.get(files.join(output, "config.yaml")) or b"")
+    except yaml.YAMLError:
+        return False
+    return isinstance(config, dict) and config.keys() >= OWN_KEYS
+
+
+def strangers(output: str, inputs: Collection[str] = ()) -> list[str]:
+    """Names in a folder that no run has marked, which no start of a run can have left there."""
+    names = [path.rpartition("/")[2] for path in files.listing(output)]
+    known = (*STARTED, *HARMLESS, *inputs)
+    return [name for name in names if not any(fnmatch(name, one) for one in known) and not files.LEFT_OVER.fullmatch(name)]
+
+
+def inputs_inside(pipeline: Pipeline) -> list[str]:
+    """First names of the paths `{output}/…` that a pipeline's settings hold: what the user has put there for the run to read."""
+
+    def texts(value: Any) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict | list):
+            for inner in value.values() if isinstance(value, dict) else value:
+                yield from texts(inner)
+
+    found = (
+        text.removeprefix("{output}/").partition("/")[0]
+        for text in texts(result_settings(pipeline))
+        if text.startswith("{output}/")
+    )
+    return sorted(set(found) - {"*", "**"})
+
+
+def _check_address(output: str) -> None:
+    if not files.is_remote(output):
+        return
+    try:
+        fsspec.core.url_to_fs(output)
+    except (ImportError, ValueError) as problem:
+        raise ConfigError(
+            f"output: expected a folder or an address that fsspec can write to, found `{output}`: {problem}. "
+            "Correct it or install what it names"
+        ) from None
