@@ -125,7 +125,7 @@ class Inference:
     def share_trunk(self, other: "Inference") -> None:
         """From now on both use this one's image encoder, once for each batch of pictures that both are shown.
 
-        The caller has seen that the encoders are equal (`modeling.trunk.trunk_identity`).
+        The caller has seen that the encoders are equal (`modeling.trunk.Fingerprint`).
         """
         if not isinstance(self.model, MED) or not isinstance(other.model, MED):
             raise ContractError(f"expected two MEDs to share an image encoder, found {self.name} and {other.name}")

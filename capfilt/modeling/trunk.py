@@ -5,7 +5,8 @@ Knows nothing of captioning, matching, tables or files.
 Axes at the end of tensor names: B images, N image tokens, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from PIL.Image import Image
@@ -33,27 +34,41 @@ class Trunk:
         return self._seen[key][1]
 
 
-def trunk_identity(model: MED) -> str:
-    """Hash of all that decides how a picture is encoded: equal for equal encoders, wherever their weights came from."""
+@dataclass(frozen=True)
+class Fingerprint:
+    """A MED's weights as hashes, by which it is compared without being in memory; `written`, `read` and `all` by tensor."""
+
+    trunk: str
+    """Of all that decides how a picture is encoded: equal for equal encoders, wherever their weights came from."""
+    written: Mapping[str, str]  # of the text decoder
+    read: Mapping[str, str]  # of the text encoder
+    all: Mapping[str, str]
+
+
+def fingerprint(model: MED) -> Fingerprint:
     architecture = model.config
     looks = architecture.image.model_dump(mode="json", exclude={"drop_path"})  # of training only
-    parts: list[str | bytes] = [str([looks, architecture.image_mean, architecture.image_std])]
-    for name, tensor in sorted(model.vision.state_dict().items()):
-        parts += [f"{name} {tensor.dtype} {list(tensor.shape)}", _bytes(tensor)]
-    return content_hash(*parts)
+    every = {name: _hash(tensor) for name, tensor in model.state_dict().items()}
+    vision, written, read = (_of(every, part) for part in ("vision.", "text_decoder.", "text_encoder."))
+    trunk = content_hash(str([looks, architecture.image_mean, architecture.image_std]), *map(str, sorted(vision.items())))
+    return Fingerprint(trunk, written, read, every)
 
 
-def share_weights(captioner: MED, scorer: MED) -> bool:
+def share_weights(captioner: Fingerprint, scorer: Fingerprint) -> bool:
     """Whether the captioner's text network is the filter's too, as where one checkpoint serves as both.
 
     BLIP's decoder shares all but self-attention with the encoder, so that is what is compared; of networks without sharing, all.
     """
-    written, read = captioner.text_decoder.state_dict(), scorer.text_encoder.state_dict()
-    common = [name for name in written if ".self_block." not in name]
-    if all(name in read and torch.equal(written[name], read[name]) for name in common):
-        return True
-    all_written, all_read = captioner.state_dict(), scorer.state_dict()
-    return all_written.keys() == all_read.keys() and all(torch.equal(all_written[name], all_read[name]) for name in all_written)
+    common = [name for name in captioner.written if ".self_block." not in name]
+    return all(captioner.written[name] == scorer.read.get(name) for name in common) or captioner.all == scorer.all
+
+
+def _of(every: Mapping[str, str], part: str) -> dict[str, str]:
+    return {name.removeprefix(part): seal for name, seal in every.items() if name.startswith(part)}
+
+
+def _hash(tensor: Tensor) -> str:
+    return content_hash(f"{tensor.dtype} {list(tensor.shape)}", _bytes(tensor))
 
 
 def _bytes(tensor: Tensor) -> bytes:

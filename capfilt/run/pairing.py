@@ -4,21 +4,17 @@ Says whether caption and filter run as one stage; refuses one set of weights in 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal, assert_never, cast
+from typing import Any, Literal, assert_never
 
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.round import AnyModel, CustomModel, NamedModel, TrainedModel
-from capfilt.errors import CheckpointError, ConfigError
+from capfilt.errors import ConfigError
 from capfilt.run import files
 from capfilt.run.build import Job
-from capfilt.run.scratch import local_folder
+from capfilt.run.look import Look
 from capfilt.run.steps import model_identity
-
-if TYPE_CHECKING:
-    from capfilt.modeling.med.network import MED
 
 Kinship = Literal["separate", "shared"]
 OVERLOOKS = "a filter overlooks the errors of its own captioner (BLIP Table 4: 8 % instead of 25 % noise found)"
@@ -50,7 +46,7 @@ def paired(job: Job) -> tuple[Job, Pairing | None]:
     """A round's job, told whether caption and filter run as one, and how its models belong together (None: not to be known).
 
     Of several captioners or filters, the two that are closest. What was found is kept in events/pairing.jsonl, the closest last,
-    so that the models are loaded once.
+    so that the models are loaded once; within a start each is, however many pairs it is in.
 
     Raises:
         ConfigError: If a captioner and a filter are the same weights and `filter.allow_shared_weights` is not set.
@@ -58,11 +54,12 @@ def paired(job: Job) -> tuple[Job, Pairing | None]:
     pipeline = job.pipeline
     lines = [line for line in files.lines(pipeline.output, "pairing") if line.get("phase") == job.name]
     found: list[Pairing] = []
+    look = Look()
     for captioner, scorer in product(pipeline.captioners, pipeline.filters):
         sources = _source(captioner, job.captioner), _source(scorer, job.scorer)
         if None in sources or (_both_trained(captioner, scorer) and not _on_one_trunk(pipeline)):
             continue
-        kin = _kin(lines, str(sources[0]), str(sources[1]))
+        kin = _kin(lines, str(sources[0]), str(sources[1]), look)
         if kin is not None:
             _refuse(kin, pipeline)
             found.append(kin)
@@ -101,11 +98,11 @@ def _on_one_trunk(pipeline: Pipeline) -> bool:
     return pipeline.finetune is not None and pipeline.finetune.trunk == "shared"
 
 
-def _kin(lines: Sequence[Mapping[str, Any]], captioner: str, scorer: str) -> Pairing | None:
+def _kin(lines: Sequence[Mapping[str, Any]], captioner: str, scorer: str, look: Look) -> Pairing | None:
     """Two models by content, from `lines` where they tell it."""
-    identities = [model_identity(source) or "" for source in (captioner, scorer)]
+    identities = [look.identity(source) for source in (captioner, scorer)]
     known = [line for line in lines if [line.get(role) for role in ("captioner", "filter")] == identities]
-    kin = (known[-1]["trunk"], known[-1]["weights"]) if known else compare(captioner, scorer)
+    kin = (known[-1]["trunk"], known[-1]["weights"]) if known else compare(captioner, scorer, look)
     return None if kin is None else Pairing(identities[0], identities[1], *kin)
 
 
@@ -134,8 +131,9 @@ def check_checkpoints(pipeline: Pipeline) -> None:
     Raises:
         ConfigError: If a captioner and a filter are the same, and that is not allowed.
     """
+    look = Look()
     for captioner, scorer in _named_pairs(pipeline):
-        kin = compare(captioner, scorer)
+        kin = compare(captioner, scorer, look)
         if kin is not None:
             _refuse(Pairing(captioner, scorer, *kin), pipeline)
 
@@ -147,31 +145,19 @@ def _named_pairs(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
     return product(written, read)
 
 
-def compare(captioner: str, scorer: str) -> tuple[Kinship, Kinship] | None:
+def compare(captioner: str, scorer: str, look: Look | None = None) -> tuple[Kinship, Kinship] | None:
     """Image encoders and whole weights of two models. MEDs are loaded, on the CPU; of others, and of what is not to be had here,
     only equal files are noticed, and None says that nothing is known."""
-    from capfilt.modeling.trunk import share_weights, trunk_identity
+    from capfilt.modeling.trunk import share_weights
 
-    meds = _meds(captioner, scorer)
-    if meds is None:
-        return ("separate", "shared") if model_identity(captioner) == model_identity(scorer) else None
-    one, other = meds
-    if trunk_identity(one) != trunk_identity(other):
+    look = look or Look()
+    are_meds = look.is_med(captioner) and look.is_med(scorer)
+    one, other = (look.fingerprint(source) for source in (captioner, scorer)) if are_meds else (None, None)
+    if one is None or other is None:
+        return ("separate", "shared") if look.identity(captioner) == look.identity(scorer) else None
+    if one.trunk != other.trunk:
         return "separate", "separate"
     return "shared", "shared" if share_weights(one, other) else "separate"
-
-
-def _meds(*sources: str) -> "list[MED] | None":
-    from capfilt.modeling.families import kind_of, load_network
-
-    try:
-        with ExitStack() as stack:
-            folders = [stack.enter_context(local_folder(source)) for source in sources]
-            if any(kind_of(folder) != "med" for folder in folders):  # others may be large, and are not compared
-                return None
-            return [cast("MED", load_network(folder).model) for folder in folders]
-    except (CheckpointError, ConfigError):
-        return None  # on a cluster, the workers' machines may have it; where they have not, they say so
 
 
 def _refuse(found: Pairing, pipeline: Pipeline) -> None:

@@ -145,3 +145,22 @@ def test_of_a_list_the_closest_pair_is_told_at_every_start(
         assert "there are several captioners or filters" in pairing.apart
         lines = files.lines(job.pipeline.output, "pairing")
         assert (len(lines), lines[-1]["weights"]) == (3, "shared")
+
+
+def test_of_several_models_each_is_loaded_once(twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from capfilt.modeling import families
+    from capfilt.run import look
+    from capfilt.run.look import Look
+
+    monkeypatch.setattr(look, "_FINGERPRINTS", {})
+    loaded: list[Path] = []
+    load = families.load_network
+    monkeypatch.setattr(families, "load_network", lambda source: loaded.append(source) or load(source))
+    written = [str(twin()), str(twin("text_"))]
+    read = [str(twin("itm_head")), str(twin("vision.")), str(twin("vision.", "text_"))]
+    once = Look()
+    found = [compare(captioner, scorer, once) for captioner in written for scorer in read]
+    apart = ("separate", "separate")
+    assert found == [("shared", "shared"), apart, apart, ("shared", "separate"), apart, apart]
+    assert [compare(captioner, scorer) for captioner in written for scorer in read] == found
+    assert sorted(map(str, loaded)) == sorted(written + read)
