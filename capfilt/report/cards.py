@@ -155,14 +155,19 @@ def _scores(caption: Mapping[str, Any], policy: SelectConfig | None) -> tuple[fl
     own = own_scores(found, policy)
     if not own:
         return None, ""
-    told = " · ".join(f"{esc(name)} {value:.2f}{_held_against(policy, name, value)}" for name, value in own.items())
+    told = " · ".join(f"{esc(name)} {_signed(value)}{_held_against(policy, name, value)}" for name, value in own.items())
     return judged_score(own, policy), f"<small>{told}</small>" if len(own) > 1 else ""
 
 
 def _held_against(policy: SelectConfig, name: str, value: float) -> str:
     """Where filters differ in it, the filter's own threshold."""
     least = policy.of(name).least
-    return f" {'≥' if np.float32(value) >= np.float32(least) else '&lt;'} {least:g}" if policy.differs else ""
+    sign = "≥" if np.float32(value) >= np.float32(least) else "&lt;"
+    return f" {sign} {least:g}".replace("-", "−") if policy.differs else ""
+
+
+def _signed(score: float) -> str:
+    return f"{score:.2f}".replace("-", "−")
 
 
 def _why(caption: Mapping[str, Any], reason: str, policy: SelectConfig | None) -> str:
@@ -186,7 +191,7 @@ def _meter(score: float | None, name: str, threshold: float | None) -> str:
     share = min(1.0, max(0.0, score))
     mark = f'<u style="left:{max(0.0, threshold) * 100:.0f}%"></u>' if threshold is not None else ""
     bar = f'<i class="{name}" style="width:{share * 100:.0f}%"></i>{mark}'
-    return f'<span class="meter" aria-hidden="true">{bar}</span><b class="score">{f"{score:.2f}".replace("-", "−")}</b>'
+    return f'<span class="meter" aria-hidden="true">{bar}</span><b class="score">{_signed(score)}</b>'
 
 
 def _badge(is_right: bool | None, *, filter_erred: bool = False) -> str:

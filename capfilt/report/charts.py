@@ -98,6 +98,10 @@ def keep_rates(web: Points, synthetic: Points, threshold: float | None) -> str:
             # Curves fall, so there is room above to the right of the upper one and below to the left of the lower one.
             is_upper = rival is None or share > rival or (share == rival and name == "synthetic")
             at = (x + 9, y - 8, "start") if is_upper and threshold <= 0.7 else (x - 9, y + 18, "end")
+            if (
+                is_upper and y < frame.top + 14 and 0.25 <= threshold <= 0.6
+            ):  # where the threshold's own label stands to the right
+                at = (x - 9, y - 8, "end")
             if threshold < 0.25:  # no room to the left, and the threshold's own label above
                 at = (x + 9, y + (18 if is_upper else 38), "start")
             body.append(label(at[0], at[1], f"{name} {share * 100:.0f} %", f"key halo {name}-ink", at[2]))

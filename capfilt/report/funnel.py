@@ -161,8 +161,9 @@ def _below(policy: SelectConfig | None) -> str:
         return "scored by the filter"
     if not policy.differs:
         return f"scored below {policy.threshold:g} by the filter"
-    who = "a filter" if policy.combine == "min" else "half of the filters or more"
-    return f"scored below its own threshold by {who}"
+    return (
+        f"scored below the {'threshold of a filter' if policy.combine == 'min' else 'thresholds of half of the filters or more'}"
+    )
 
 
 def _text_losses(scan: Scan, below: str) -> list[Loss]:

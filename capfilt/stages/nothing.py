@@ -48,8 +48,8 @@ def _below(many: str, tally: Tally, config: SelectConfig) -> str:
             f"--name lower --set select.min_{score}={highest:g} shows in seconds what that keeps), or make a better filter"
         )
     each = [f"{name} {own.threshold} (highest {_down(own.highest):g})" for name, own in sorted(tally.filters.items())]
-    who = "half of the filters or more" if config.combine == "vote" else "a filter"
-    return f"{many} are below its own threshold by {who}: {', '.join(each)}. Lower one (select.by, select.min_itm)"
+    whose = "thresholds of half of the filters or more" if config.combine == "vote" else "threshold of a filter"
+    return f"{many} are below the {whose}: {', '.join(each)}. Lower one (select.by, select.min_itm)"
 
 
 def _down(score: float) -> float:

@@ -47,3 +47,13 @@ def test_the_share_kept_at_a_threshold_between_two_points_is_read_off_the_line()
     drawing = charts.keep_rates([(0.0, 1.0), (0.4, 0.6), (0.5, 0.4)], [(0.0, 1.0), (0.5, 0.9)], 0.45)
     assert "web 50 %" in drawing
     assert "synthetic 91 %" in drawing
+
+
+def test_where_all_is_kept_its_label_and_the_thresholds_stand_on_either_side() -> None:
+    drawing = charts.keep_rates([(0.0, 1.0), (1.0, 0.2)], [(0.0, 1.0), (0.5, 1.0), (1.0, 0.0)], 0.5)
+    side = {name: re.search(rf'text-anchor="(\w+)">{name}', drawing) for name in ("threshold 0.5", "synthetic 100 %", "web 60 %")}
+    assert {name: found and found[1] for name, found in side.items()} == {
+        "threshold 0.5": "start",
+        "synthetic 100 %": "end",
+        "web 60 %": "end",
+    }

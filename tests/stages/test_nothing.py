@@ -31,7 +31,7 @@ def test_what_is_advised_keeps_something(tmp_path: Path) -> None:
 def test_of_filters_with_their_own_thresholds_each_ones_highest_is_told(tmp_path: Path) -> None:
     policy = SelectConfig.model_validate({"combine": "min", "by": {"coca": {"min_itc": 0.3}}})
     told = why(tmp_path, [[judged_apart(0.9, 0.2), judged_apart(0.4, 0.6)]], policy)
-    assert "below its own threshold by a filter: coca cosine 0.3 (highest 0.6), med ITM 0.5 (highest 0.9)" in told
+    assert "are below the threshold of a filter: coca cosine 0.3 (highest 0.6), med ITM 0.5 (highest 0.9)" in told
 
 
 @pytest.mark.parametrize(
