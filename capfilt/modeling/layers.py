@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from capfilt.config.architectures.parts import Activation
+from capfilt.modeling.short_attention import is_short, short_attention
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, both [B, H, S, D]."""
@@ -54,6 +55,8 @@ def attend(
         if bias is not None:
             scores = scores + bias
         return torch.matmul(F.dropout(scores.softmax(-1), dropout) if dropout else scores.softmax(-1), v_BHSD)
+    if not dropout and is_short(q_BHTD, k_BHSD, bias):
+        return short_attention(q_BHTD, k_BHSD, v_BHSD, bias, causal=causal)
     return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=bias, is_causal=causal, dropout_p=dropout)
 
 
