@@ -120,7 +120,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     put_in("capfilt.stages.download", DownloadStage=lambda *args, **kwargs: FakeDownload(world))
     monkeypatch.setattr(captioners, "build_captioner", lambda config, *, trained, device: FakeCaptioner(world, trained))
     monkeypatch.setattr(filters, "build_filter", lambda config, *, trained, device: FakeFilter(world, trained))
-    monkeypatch.setattr(pairing, "compare", lambda captioner, scorer: ("separate", "separate"))
+    monkeypatch.setattr(pairing, "compare", lambda *_: ("separate", "separate"))
     monkeypatch.setattr(apart, "_elsewhere", apart._counted)  # another process would not know these fakes
 
     def trainer(name: str) -> Callable[..., None]:
