@@ -34,9 +34,10 @@ Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="The fir
 
 def main() -> None:
     """The console entry: the exit code of capfilt/errors.py, and a traceback only for what nobody foresaw."""
-    # A thread that waits for another soon sleeps. Spinning, as is the default, takes the core from whom it waits for where
-    # the machine has other work: a training step was seen to take ten times as long. Read when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # A thread that waits for another sleeps after some 0.2 ms. Spinning for 5 ms, as is the default, takes the core from whom it
+    # waits for where the machine has other work: a training step was seen to take ten times as long. Sleeping at once costs an
+    # idle machine a tenth of the step, since most waits are short. Read when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except CapfiltError as error:
