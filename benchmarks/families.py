@@ -153,25 +153,23 @@ def measure(arguments: argparse.Namespace) -> None:
             written[name], table[name]["captions_per_cpu_s"] = _written(arguments.out / name / "captioner", name, pictures)
             told = [known_of.is_true(text) for known_of, text in zip(truth, written[name], strict=True)]
             table[name]["true_synthetic"] = sum(map(bool, told)) / len(told)
-    matrix: dict[str, dict[str, Any]] = {name: {} for name in written}
-    scores_of: dict[str, dict[str, Any]] = {name: {} for name in written}  # captioner, filter -> [N]
+    texts = {WEB: web_texts, **written}
+    is_true = {of: [bool(known_of.is_true(text)) for known_of, text in zip(truth, own, strict=True)] for of, own in texts.items()}
+    scores_of: dict[str, dict[str, Any]] = {of: {} for of in texts}  # whose texts, filter -> [N]
     for name in known:
         if not (arguments.out / name / "filter").exists():
             continue
-        texts = [[web, *(written[other][i] for other in written)] for i, web in enumerate(web_texts)]
-        scores_NT, table[name]["filtered_per_cpu_s"] = _scored(arguments.out / name / "filter", pictures, texts)
-        is_true = [known_of.is_true(text) for known_of, text in zip(truth, web_texts, strict=True)]
-        table[name]["roc_auc_web"], _ = _missed(scores_NT[:, 0], is_true)
-        for column, other in enumerate(written, start=1):
-            told = [known_of.is_true(text) for known_of, text in zip(truth, written[other], strict=True)]
-            auc, missed = _missed(scores_NT[:, column], told)
-            matrix[other][name] = {"roc_auc": auc, "missed": missed, "false": told.count(False)}
-            scores_of[other][name] = scores_NT[:, column]
-    for other, by_filter in scores_of.items():
-        told = [known_of.is_true(text) for known_of, text in zip(truth, written[other], strict=True)]
-        for how, together_N in _together(by_filter, told).items():
-            auc, missed = _missed(together_N, told)
-            matrix[other][f"(together: {how})"] = {"roc_auc": auc, "missed": missed, "false": told.count(False)}
+        asked_of = [list(own) for own in zip(*texts.values(), strict=True)]
+        scores_NT, table[name]["filtered_per_cpu_s"] = _scored(arguments.out / name / "filter", pictures, asked_of)
+        for column, of in enumerate(texts):
+            scores_of[of][name] = scores_NT[:, column]
+        table[name]["roc_auc_web"], _ = _missed(scores_NT[:, 0], is_true[WEB])
+    matrix: dict[str, dict[str, Any]] = {of: {} for of in texts}
+    for of, by_filter in scores_of.items():
+        together = {f"(together: {how})": scores_N for how, scores_N in _together(by_filter, is_true[of]).items()}
+        for name, scores_N in {**by_filter, **together}.items():
+            auc, missed = _missed(scores_N, is_true[of])
+            matrix[of][name] = {"roc_auc": auc, "missed": missed, "false": is_true[of].count(False)}
     result = {
         "what": "families trained from scratch in the quickstart's world, round 0; one seed, one run each",
         "settings": {
@@ -186,10 +184,12 @@ def measure(arguments: argparse.Namespace) -> None:
         "families": table,
         "missed_of_captioner_by_filter": matrix,
     }
-    RESULTS.write_text(json.dumps(_rounded(result), indent=1) + "\n")
+    arguments.results.write_text(json.dumps(_rounded(result), indent=1) + "\n")
     _print(table, matrix)
 
 
+WEB = "(web)"
+"""Whose texts those of the pool are."""
 KEPT_TRUE = 0.9
 """Share of the true synthetic texts that each filter's threshold keeps, so that filters with other scores can be compared."""
 
@@ -362,6 +362,7 @@ def main() -> None:
     parser.add_argument("what", choices=["world", "train", "measure"])
     parser.add_argument("families", nargs="*", help=", ".join(FAMILIES))
     parser.add_argument("--out", type=Path, default=Path("runs/families"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--pictures", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--finetune-steps", type=int, default=200)
