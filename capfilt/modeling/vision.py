@@ -64,10 +64,12 @@ class PatchStem(nn.Conv2d):
         return self.as_product(pixels_BCHW) if pixels_BCHW.is_cuda else super().forward(pixels_BCHW)
 
     def as_product(self, pixels_BCHW: Tensor) -> Tensor:
-        """The same as one product of patches and weights."""
+        """The same as one product of patches and weights; a border that fills no patch is left out, as a convolution does."""
         side = self.kernel_size[0]
         batch, channels, height, width = pixels_BCHW.shape
-        patches = pixels_BCHW.reshape(batch, channels, height // side, side, width // side, side).permute(0, 2, 4, 1, 3, 5)
+        rows, columns = height // side, width // side
+        whole = pixels_BCHW[:, :, : rows * side, : columns * side]
+        patches = whole.reshape(batch, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5)
         x_BHWD = F.linear(patches.flatten(3), self.weight.flatten(1), self.bias)
         return x_BHWD.permute(0, 3, 1, 2)
 
