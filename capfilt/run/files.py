@@ -234,7 +234,9 @@ def listing(folder: str, prefix: str = "", suffix: str = "") -> list[str]:
             found = [str(name) for name in filesystem.ls(inner, detail=False)]
         except FileNotFoundError:
             return []
-        names = [name.rstrip("/").rpartition("/")[2] for name in found]
+        # A store's empty object `folder/`, by which some tools make a folder, is the folder, and no file in it.
+        inside = [name for name in found if not (name.endswith("/") and name.strip("/") == inner.strip("/"))]
+        names = [name.rstrip("/").rpartition("/")[2] for name in inside]
     else:
         try:
             names = os.listdir(local(folder))

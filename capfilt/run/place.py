@@ -6,7 +6,6 @@ Looks at names, and at what says that a run was here; deletes and writes nothing
 import os
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -19,7 +18,13 @@ from capfilt.run import files
 
 STARTED = ("lease.json", "events", "miniweb")
 """What a start leaves that ended before the folder was marked as a run's."""
-HARMLESS = (".gitignore", ".gitkeep", ".DS_Store", "lost+found")
+EVENTS = ("ray.log", "attempts")
+"""In `events` beside its lines."""
+HARMLESS = (
+    *(".gitignore", ".gitkeep", ".keep", ".DS_Store", "Thumbs.db", "desktop.ini"),
+    *("lost+found", ".nfs*", ".snapshot", ".Trash-*", "@eaDir", ".ipynb_checkpoints"),
+)
+"""What file systems, desktops and version control leave in a folder that its owner takes for empty."""
 OWN_KEYS = {"version", "name", "seed", "output", "rounds", "screen", "resources"}
 """Of config.yaml as a run writes it, among others: enough not to take another program's for it."""
 ADVICE = "Name a folder of its own, such as output: runs/NAME"
@@ -41,7 +46,7 @@ def check_place(output: str, inputs: Collection[str] = ()) -> None:
         return
     if not files.is_remote(output):
         here = os.path.realpath(files.local(output))
-        for named, path in (("the root of all folders", "/"), ("the home folder", str(Path.home()))):
+        for named, path in (("the root of all folders", "/"), ("the home folder", os.path.expanduser("~"))):
             if here == os.path.realpath(path):
                 raise ConfigError(f"output: expected a folder for this run alone, found {named}, `{here}`. {ADVICE}")
     if found:
@@ -67,8 +72,14 @@ def is_run(output: str) -> bool:
 def strangers(output: str, inputs: Collection[str] = ()) -> list[str]:
     """Names in a folder that no run has marked, which no start of a run can have left there."""
     names = [path.rpartition("/")[2] for path in files.listing(output)]
-    known = (*STARTED, *HARMLESS, *inputs)
+    known = [*(name for name in STARTED if name != "events" or _are_ours(output)), *HARMLESS, *inputs]
     return [name for name in names if not any(fnmatch(name, one) for one in known) and not files.LEFT_OVER.fullmatch(name)]
+
+
+def _are_ours(output: str) -> bool:
+    """Whether the folder `events`, a common name, holds a run's alone."""
+    names = [path.rpartition("/")[2] for path in files.listing(files.join(output, "events"))]
+    return all(name.endswith(".jsonl") or name in EVENTS or files.LEFT_OVER.fullmatch(name) for name in names)
 
 
 def inputs_inside(pipeline: Pipeline) -> list[str]:

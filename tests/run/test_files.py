@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from capfilt.errors import InputError, OutputError
@@ -56,6 +57,12 @@ def test_remote_folders_answer_like_local_ones(tmp_path: Path) -> None:
         files.append_line(folder, "phases", {"n": 1})
         files.append_line(folder, "phases", {"n": 2})
         assert list(files.lines(folder, "phases")) == [{"n": 1}, {"n": 2}]
+
+
+def test_a_stores_empty_object_of_a_folders_name_is_no_file_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = fsspec.filesystem("memory")
+    monkeypatch.setattr(type(store), "ls", lambda self, path, detail: [f"{path}/", f"{path}/a.json", f"{path}/run/"])
+    assert files.listing("memory://bucket/run") == ["memory://bucket/run/a.json", "memory://bucket/run/run"]
 
 
 def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:

@@ -60,10 +60,34 @@ def test_what_only_looks_like_a_runs_is_not_taken_for_one(tmp_path: Path, name: 
     assert name in refused(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["lease.json", "events", "miniweb", ".gitkeep", ".web.parquet.12-34.part"])
+@pytest.mark.parametrize("name", ["lease.json", "events", "miniweb", ".web.parquet.12-34.part"])
 def test_what_a_start_left_that_ended_early_is_no_stranger(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("")
     check_place(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", [".gitkeep", ".DS_Store", "lost+found", ".nfs00000a1b", ".Trash-1000", "Thumbs.db"])
+def test_nor_is_what_systems_leave_in_a_folder_that_looks_empty(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    check_place(str(tmp_path))
+
+
+def test_events_of_others_are_not_taken_for_a_runs(tmp_path: Path) -> None:
+    (tmp_path / "events" / "attempts").mkdir(parents=True)
+    for name in ("phases.jsonl", "ray.log"):
+        (tmp_path / "events" / name).write_text("")
+        check_place(str(tmp_path))
+    (tmp_path / "events" / "events.out.tfevents.1").write_text("")
+    assert "events" in refused(str(tmp_path))
+
+
+def test_a_user_without_a_home_may_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    check_place(str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(("name", "content"), [("config.yaml", RUN), ("plan.json", '{"fingerprint": "f", "settings": {}}')])
