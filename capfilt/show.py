@@ -84,7 +84,7 @@ def show_summary(name: str, summary: dict[str, Any]) -> None:
         why = ", ".join(f"{code} {count:,}" for code, count in counted["reasons"].items() if code != "kept")
         texts.add_row(origin, f"{counted['count']:,}", f"{counted['kept']:,}", "" if noise is None else f"{noise:.1%}", why)
     console.print(texts)
-    if len(summary.get("filters", {})) > 1:
+    if "filters" in summary:
         filters = _table("filter", "judged by", "scored", "noise ratio")
         for own_name, own in summary["filters"].items():
             noise = own["noise_ratio"]

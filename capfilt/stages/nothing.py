@@ -5,6 +5,8 @@ Reads counts that are there already; decides nothing.
 
 import math
 
+import numpy as np
+
 from capfilt.config.select import CALLED, SelectConfig
 from capfilt.schema import REASONS
 from capfilt.stages.policy import CODE
@@ -54,4 +56,5 @@ def _below(many: str, tally: Tally, config: SelectConfig) -> str:
 
 def _down(score: float) -> float:
     """To three digits and not up, so that a score is not shown to reach what it does not; 0.9 as float32 is 0.9."""
-    return math.floor(score * 1000 + 1e-4) / 1000
+    near = round(score, 3)
+    return near if np.float32(near) <= np.float32(score) else math.floor(score * 1000) / 1000

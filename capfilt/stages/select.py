@@ -96,14 +96,15 @@ def _select_into(
         if waiting:
             writer.write_table(pa.concat_tables(waiting), row_group_size=ROWS_PER_GROUP)
     _check_scores(tally, config)
+    several = len(tally.filters) > 1 or config.differs
     summary = {
         "policy": config.policy,
         "score": config.score,
         "threshold": config.threshold,
-        **({"combine": config.combine} if len(tally.filters) > 1 else {}),
+        **({"combine": config.combine} if several else {}),
         "min_cosine": known.min_cosine,
         "duplicate_groups": len(np.unique(known.groups.group)),
-        **tally.summary(),
+        **tally.summary(each_filter=several),
         **({} if tally.kept_rows else {"nothing_kept": why_nothing(tally, config)}),
     }
     write_json(folder / "summary.json", summary)

@@ -78,10 +78,10 @@ class Tally:
             own.score_sum += float(score.sum(dtype=np.float64))
             own.highest = max(own.highest, float(score.max(initial=-1)))
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, *, each_filter: bool) -> dict[str, Any]:
         """`texts`, `noise_ratio`, `mean_score` and `curves` per origin that has texts; web and synthetic are always told.
 
-        `filters` tells several filters apart.
+        `filters`, with `each_filter`, tells the filters apart.
         """
         shown = [n for n, name in enumerate(ORIGINS) if name != "human" or self.reasons[n].any()]
         kept = CODES.index("kept")
@@ -103,7 +103,7 @@ class Tally:
             },
             "noise_ratio": {ORIGINS[n]: _share(self.scored_below[n], self.scored[n]) for n in shown},
             "mean_score": {ORIGINS[n]: _share(self.score_sum[n], self.scored[n]) for n in shown},
-            **({"filters": {name: own.summary() for name, own in sorted(self.filters.items())}} if len(self.filters) > 1 else {}),
+            **({"filters": {name: own.summary() for name, own in sorted(self.filters.items())}} if each_filter else {}),
             "curves": {
                 "threshold": THRESHOLDS.tolist(),
                 **{ORIGINS[n]: [_share(count, self.scored[n]) for count in self.passing[n]] for n in shown},

@@ -13,6 +13,7 @@ from capfilt.config.select import SelectConfig
 from capfilt.errors import InputError
 from capfilt.run.explain import explain
 from capfilt.schema import COLUMNS, candidates_schema
+from capfilt.show import show_journey
 from capfilt.stages.dedup import dedup
 from capfilt.stages.select import select
 from capfilt.stages.write import write
@@ -86,6 +87,14 @@ def test_a_duplicate_is_told_with_its_group_and_its_neighbours(run: Path) -> Non
     assert story["dataset"] is None
     assert story["judged"] == {"policy": "both", "score": "itm", "threshold": 0.5}
     assert "image" not in row
+
+
+def test_a_threshold_of_its_own_is_told_of_the_one_filter(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    candidates = [str(run / "round-1" / "candidates" / f"chunk-{chunk}.parquet") for chunk in CHUNKS]
+    policy = SelectConfig.model_validate({"combine": "vote", "by": {"f": {"min_itc": 0.05}}})
+    select(policy, candidates, str(run / "round-1" / "dedup"), str(run / "round-1" / "selection"))
+    show_journey(explain(run, f"{0:032x}")[0])
+    assert "policy both, vote of the filters, each by its own threshold: f ITC of 0.05" in capsys.readouterr().out
 
 
 def test_rows_that_share_a_uid_are_all_told_each_with_its_own_place(run: Path) -> None:

@@ -28,6 +28,14 @@ def test_what_is_advised_keeps_something(tmp_path: Path) -> None:
     assert "nothing_kept" not in decide(tmp_path, SelectConfig(min_itm=0.499))[1]
 
 
+@pytest.mark.parametrize(("score", "least", "told"), [(0.49999997, 0.5, "0.499"), (0.3, 0.7, "0.3"), (-0.0004, 0.2, "-0.001")])
+def test_a_score_just_below_is_not_told_as_the_threshold(tmp_path: Path, score: float, least: float, told: str) -> None:
+    scores = [{"filter": "f", "itm": None, "itc": score}]
+    found = why(tmp_path, [[{**text("web", None), "scores": scores}]], SelectConfig(min_itc=least))
+    assert f"(highest {told}). Lower select.min_itc" in found
+    assert "nothing_kept" not in decide(tmp_path, SelectConfig(min_itc=float(told)))[1]
+
+
 def test_of_filters_with_their_own_thresholds_each_ones_highest_is_told(tmp_path: Path) -> None:
     policy = SelectConfig.model_validate({"combine": "min", "by": {"coca": {"min_itc": 0.3}}})
     told = why(tmp_path, [[judged_apart(0.9, 0.2), judged_apart(0.4, 0.6)]], policy)

@@ -132,6 +132,13 @@ def test_filters_with_different_scores_are_judged_each_by_its_own(tmp_path: Path
     assert told == {"med": ("itm", 0.5, 0.5), "coca": ("itc", 0.3, 0.5)}
 
 
+def test_a_threshold_of_its_own_is_told_of_one_filter_too(tmp_path: Path) -> None:
+    policy = SelectConfig.model_validate({"combine": "vote", "by": {"f0": {"min_itc": 0.05}}})
+    decided, summary = decide(make_run(tmp_path, [[text("web", 0.2)]]), policy)
+    assert decided[0]["kept"] == [True]
+    assert (summary["combine"], summary["filters"]["f0"]["score"], summary["filters"]["f0"]["threshold"]) == ("vote", "itc", 0.05)
+
+
 def test_the_best_text_is_the_one_farthest_beyond_its_filters_thresholds(tmp_path: Path) -> None:
     rows = [[judged_apart(0.95, 0.31), judged_apart(0.7, 0.8)]]
     policy = SelectConfig.model_validate({"policy": "best", "combine": "vote", "by": {"coca": {"min_itc": 0.3}}})
