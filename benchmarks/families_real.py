@@ -151,7 +151,7 @@ def measure(arguments: argparse.Namespace, names: list[str], pairs: Path) -> dic
 
 def _held_out(name: str, arguments: argparse.Namespace, pairs: Path) -> dict[str, Any]:
     from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, RetrievalConfig
-    from capfilt.config.round import SelectConfig
+    from capfilt.config.select import SelectConfig
     from capfilt.evaluation import evaluate
     from capfilt.modeling.families import load_network
 

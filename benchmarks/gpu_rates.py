@@ -88,7 +88,7 @@ def main() -> None:
             ("both_shared", lambda: bench.beside("both_shared", bench.their_both, bench.our_shared, args.batches)),
             ("training", lambda: bench.training(args.training_batch)),
             ("bfloat16_against_float32", lambda: bench.precision(args.batches[0])),
-            ("row_invariance", lambda: bench.row_invariance(args.batches[0])),
+            ("row_invariance", lambda: {batch: bench.row_invariance(batch) for batch in args.batches}),
         ):
             found[name] = part()
             print(json.dumps({name: found[name]}), flush=True)
