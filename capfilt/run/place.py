@@ -4,6 +4,7 @@ Looks at names, and at what says that a run was here; deletes and writes nothing
 """
 
 import os
+import re
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatch
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import fsspec
 import yaml
 
-from capfilt.config.load import result_settings
 from capfilt.config.pipeline import Pipeline
 from capfilt.errors import ConfigError
 from capfilt.run import files
+from capfilt.sources.places import braces
 
+KNOWN = ("config.yaml", "plan.json", "inputs.parquet", "miniweb", "pool", "events", "steps", "report.html")
+"""What a run writes beside its folders round-N, and `--fresh` deletes."""
 STARTED = ("lease.json", "events", "miniweb")
 """What a start leaves that ended before the folder was marked as a run's."""
 EVENTS = ("ray.log", "attempts")
@@ -72,8 +75,14 @@ def is_run(output: str) -> bool:
 def strangers(output: str, inputs: Collection[str] = ()) -> list[str]:
     """Names in a folder that no run has marked, which no start of a run can have left there."""
     names = [path.rpartition("/")[2] for path in files.listing(output)]
-    known = [*(name for name in STARTED if name != "events" or _are_ours(output)), *HARMLESS, *inputs]
-    return [name for name in names if not any(fnmatch(name, one) for one in known) and not files.LEFT_OVER.fullmatch(name)]
+    known = [*(name for name in STARTED if name != "events" or _are_ours(output)), *HARMLESS]
+
+    def is_known(name: str) -> bool:
+        would_be_lost = name in KNOWN or re.fullmatch(r"round-\d+", name)  # though it is an input: the run writes there
+        patterns = known if would_be_lost else [*known, *inputs]
+        return any(fnmatch(name, one) for one in patterns) or bool(files.LEFT_OVER.fullmatch(name))
+
+    return [name for name in names if not is_known(name)]
 
 
 def _are_ours(output: str) -> bool:
@@ -83,21 +92,27 @@ def _are_ours(output: str) -> bool:
 
 
 def inputs_inside(pipeline: Pipeline) -> list[str]:
-    """First names of the paths `{output}/…` that a pipeline's settings hold: what the user has put there for the run to read."""
+    """First names of the paths in the run folder that a pipeline's settings hold, however they are written: what the user has put
+    there for the run to read. A `*` alone means nothing in particular and is left out.
+    """
 
     def texts(value: Any) -> Iterator[str]:
         if isinstance(value, str):
-            yield value
+            yield from braces(value) if "/" in value else ()
         elif isinstance(value, dict | list):
             for inner in value.values() if isinstance(value, dict) else value:
                 yield from texts(inner)
 
-    found = (
-        text.removeprefix("{output}/").partition("/")[0]
-        for text in texts(result_settings(pipeline))
-        if text.startswith("{output}/")
+    folder = _plain(pipeline.output).rstrip("/") + "/"
+    inside = (
+        _plain(text).removeprefix(folder) for text in texts(pipeline.model_dump(mode="json")) if _plain(text).startswith(folder)
     )
-    return sorted(set(found) - {"*", "**"})
+    return sorted({text.partition("/")[0] for text in inside} - {"*", "**", ""})
+
+
+def _plain(path: str) -> str:
+    """One spelling of an address, or of a path of this machine, however it is written."""
+    return path if files.is_remote(path) else os.path.abspath(files.local(path))
 
 
 def _check_address(output: str) -> None:

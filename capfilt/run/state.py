@@ -18,9 +18,9 @@ from capfilt.config.source import dump
 from capfilt.errors import RunStateError
 from capfilt.plan import ROUND_STAGES, Plan, PlannedStage, find_stage, first_touched, fold
 from capfilt.run import files
+from capfilt.run.place import KNOWN
 from capfilt.run.planning import changes
 
-KNOWN = ("config.yaml", "plan.json", "inputs.parquet", "miniweb", "pool", "events", "steps", "report.html")
 MAKES = {
     "pool": ("pool", "steps/pool.json"),
     "candidates": ("candidates", "views"),

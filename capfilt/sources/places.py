@@ -18,10 +18,11 @@ def expand(patterns: Sequence[str], folders: bool = False) -> list[str]:
     Raises:
         InputError: If a pattern matches nothing.
     """
-    return list(dict.fromkeys(path for pattern in patterns for braced in _braces(pattern) for path in _glob(braced, folders)))
+    return list(dict.fromkeys(path for pattern in patterns for braced in braces(pattern) for path in _glob(braced, folders)))
 
 
-def _braces(pattern: str) -> list[str]:
+def braces(pattern: str) -> list[str]:
+    """The patterns without braces that one with braces stands for."""
     try:
         return [str(path) for path in braceexpand(pattern, escape=False)]
     except ValueError:  # a brace that is not closed

@@ -116,6 +116,33 @@ def test_inputs_that_the_pipeline_names_in_its_folder_are_no_strangers(tmp_path:
         check_place(str(tmp_path), inputs_inside(everything))
 
 
+@pytest.mark.parametrize("output", ["data", "./data", "ABSOLUTE", "file://ABSOLUTE", "data/../data/"])
+@pytest.mark.parametrize(
+    "paths", ["data/web-*.parquet", "./data/web-{1,2}.parquet", "ABSOLUTE/web-?.parquet", "{output}/web-*.parquet"]
+)
+def test_however_their_paths_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, paths: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("web-1.parquet", "web-2.parquet"):
+        (tmp_path / "data" / name).write_text("")
+    here = str(tmp_path / "data")
+    said = [f"output={output.replace('ABSOLUTE', here)}", f"read.paths=['{paths.replace('ABSOLUTE', here)}']"]
+    asked = load_pipeline("quickstart", said)
+    check_place(asked.output, inputs_inside(asked))
+    (tmp_path / "data" / "thesis.tex").write_text("")
+    with pytest.raises(ConfigError, match=r"found other things in .*: thesis\.tex"):
+        check_place(asked.output, inputs_inside(asked))
+
+
+@pytest.mark.parametrize("name", ["pool", "inputs.parquet", "round-1", "report.html"])
+def test_inputs_where_the_run_would_write_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("")
+    for paths in ("*.*", "pool/*.parquet", "round-*/x.parquet", name):
+        asked = load_pipeline("quickstart", [f"output={tmp_path}", f"read.paths=['{{output}}/{paths}']"])
+        with pytest.raises(ConfigError, match=f"found other things in .*: {name}"):
+            check_place(asked.output, inputs_inside(asked))
+
+
 def test_a_store_is_looked_at_in_the_same_way() -> None:
     fsspec.filesystem("memory").pipe_file("/bucket-of-many/data.csv", b"1")
     assert "found other things in `memory://bucket-of-many`: data.csv" in refused("memory://bucket-of-many")
