@@ -66,7 +66,7 @@ def test_what_a_start_left_that_ended_early_is_no_stranger(tmp_path: Path, name:
     check_place(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", [".gitkeep", ".DS_Store", "lost+found", ".nfs00000a1b", ".Trash-1000", "Thumbs.db"])
+@pytest.mark.parametrize("name", [".gitkeep", ".DS_Store", "lost+found", ".nfs00000a1b", ".Trash-1000", "slurm-17.out"])
 def test_nor_is_what_systems_leave_in_a_folder_that_looks_empty(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     check_place(str(tmp_path))
