@@ -18,6 +18,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
+from capfilt.download import img2dataset_parts
 from capfilt.download.boxes import Boxes
 from capfilt.download.outcome import Outcome
 from capfilt.download.resizing import PictureResizer, seeing
@@ -60,9 +61,7 @@ class PictureDownloader:
         self._fetch = fetch
         self._threads = threads
         self._resizer = PictureResizer(image_px=image_px, jpeg_quality=jpeg_quality, max_pixels=max_pixels)
-        from img2dataset.downloader import Downloader  # heavy, see PictureResizer
-
-        self._downloader_class: Any = Downloader
+        self._downloader_class: Any = img2dataset_parts.load("downloader").Downloader  # heavy, see PictureResizer
 
     def __call__(self, urls: Sequence[str | None], boxes: Sequence[Boxes | None] | None = None) -> list[Downloaded]:
         """One result per URL, in the order of `urls`.

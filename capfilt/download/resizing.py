@@ -25,6 +25,7 @@ import pyarrow as pa
 from PIL import Image
 
 from capfilt import images
+from capfilt.download import img2dataset_parts
 from capfilt.download.boxes import Boxes
 
 Resized = tuple[bytes | None, int | None, int | None, int | None, int | None, str | None]
@@ -41,13 +42,13 @@ class PictureResizer:
     """
 
     def __init__(self, *, image_px: int, jpeg_quality: int, max_pixels: int) -> None:
-        # Three seconds and 400 MB, so only here; without the variable albumentations asks the network for its newest version.
+        # A second and 100 MB, so only here; without the variable albumentations asks the network for its newest version.
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations
         import cv2
-        from img2dataset.blurrer import BoundingBoxBlurrer
-        from img2dataset.resizer import Resizer
 
+        BoundingBoxBlurrer = img2dataset_parts.load("blurrer").BoundingBoxBlurrer
+        Resizer = img2dataset_parts.load("resizer").Resizer
         self._cv2 = cv2
         self._albumentations = albumentations
         self._limits: dict[str, int] = {"max_pixels": max_pixels, "shorter_side": image_px}

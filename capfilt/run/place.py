@@ -28,7 +28,7 @@ HARMLESS = (
     *("lost+found", ".nfs*", ".snapshot", ".Trash-*", "@eaDir", ".ipynb_checkpoints"),
     *("*.log", "*.out", "*.err"),
 )
-"""What file systems, desktops and version control leave in a folder that its owner takes for empty, and a scheduled job's output."""
+"""What file systems, desktops, version control and schedulers leave in a folder that its owner takes for empty."""
 OWN_KEYS = {"version", "name", "seed", "output", "rounds", "screen", "resources"}
 """Of config.yaml as a run writes it, among others: enough not to take another program's for it."""
 ADVICE = "Name a folder of its own, such as output: runs/NAME"
