@@ -222,7 +222,6 @@ def _held_out(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, RetrievalConfig
     from capfilt.config.select import SelectConfig
     from capfilt.evaluation import evaluate
-    from capfilt.modeling.families import load_network
 
     own, miniweb = FAMILIES[name], arguments.out / "world" / "miniweb"
     has_ranks = "filter" in own
@@ -248,20 +247,28 @@ def _held_out(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         prompt=PROMPT,
         policy=SelectConfig(),
     )
-    model = load_network(arguments.out / name / "pretrained").model
-    told = json.loads((arguments.out / name / "pretrained.json").read_text())
     captioning = found["captioning"] or {}
     return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "learning": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        "steps": _steps(arguments.out / name / "training-pretrained"),
-        "finetune_steps": _steps(arguments.out / name / f"training-{_roles(name)[-1]}"),
-        "cpu_seconds_per_step": told["seconds_per_step"],
+        **_cost(name, arguments.out / name),
         "mean_recall_at_1": (found["primary"] or {}).get("value"),
         "mean_recall_at_1_interval": (found["primary"] or {}).get("interval"),
         "cider_d": captioning.get("cider_d"),
         "true_captions": captioning.get("true"),
         "true_captions_interval": captioning.get("true_interval"),
+    }
+
+
+def _cost(name: str, folder: Path) -> dict[str, Any]:
+    """Sizes of a family's pre-trained network, and what its training took."""
+    from capfilt.modeling.families import load_network
+
+    model = load_network(folder / "pretrained").model
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "learning": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "steps": _steps(folder / "training-pretrained"),
+        "finetune_steps": _steps(folder / f"training-{_roles(name)[-1]}"),
+        "cpu_seconds_per_step": json.loads((folder / "pretrained.json").read_text())["seconds_per_step"],
     }
 
 

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from families import FAMILIES, KEPT_TRUE, PROMPT, World, _missed, _roles, _rounded, _scored, _steps, train
+from families import FAMILIES, KEPT_TRUE, PROMPT, World, _cost, _missed, _roles, _rounded, _scored, train
 from real_pool_data import KINDS, make_pool
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,7 +153,6 @@ def _held_out(name: str, arguments: argparse.Namespace, pairs: Path) -> dict[str
     from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, RetrievalConfig
     from capfilt.config.select import SelectConfig
     from capfilt.evaluation import evaluate
-    from capfilt.modeling.families import load_network
 
     own = FAMILIES[name]
     rerank = 16 if {"itc", "itm"} <= set(own.get("filter", ())) else 0
@@ -173,15 +172,9 @@ def _held_out(name: str, arguments: argparse.Namespace, pairs: Path) -> dict[str
         prompt=PROMPT,
         policy=SelectConfig(),
     )
-    model = load_network(arguments.out / name / "pretrained").model
-    told = json.loads((arguments.out / name / "pretrained.json").read_text())
     captioning, retrieval = found["captioning"] or {}, found["retrieval"] or {}
     return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "learning": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        "steps": _steps(arguments.out / name / "training-pretrained"),
-        "finetune_steps": _steps(arguments.out / name / f"training-{_roles(name)[-1]}"),
-        "cpu_seconds_per_step": told["seconds_per_step"],
+        **_cost(name, arguments.out / name),
         "mean_recall_at_1": retrieval.get("mean_recall_at_1"),
         "mean_recall_at_1_interval": (retrieval.get("interval") or {}).get("mean_recall_at_1"),
         "mean_recall_at_10": retrieval.get("mean_recall_at_10"),

@@ -60,7 +60,8 @@ def share_weights(captioner: Fingerprint, scorer: Fingerprint) -> bool:
     BLIP's decoder shares all but self-attention with the encoder, so that is what is compared; of networks without sharing, all.
     """
     common = [name for name in captioner.written if ".self_block." not in name]
-    return all(captioner.written[name] == scorer.read.get(name) for name in common) or captioner.all == scorer.all
+    are_common = bool(common) and all(captioner.written[name] == scorer.read.get(name) for name in common)
+    return are_common or captioner.all == scorer.all
 
 
 def _of(every: Mapping[str, str], part: str) -> dict[str, str]:
