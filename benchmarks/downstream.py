@@ -4,6 +4,10 @@
 
 Tables, and benchmarks/results/downstream.json, written after each task. Tasks as in pipelines/tasks/quickstart.yaml, those that
 train no network first; a MED's second ways beside its first. SOHO's retrieval, which matches every pair, is left out.
+
+What is not learnt at those sizes may be at others, beside the rest under a name of its own:
+
+    python benchmarks/downstream.py … --only entailment --label long --rows 16000 --steps 3000 --batch-size 64 --data FOLDER
 """
 
 import argparse
@@ -14,6 +18,18 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "downstream.json"
 TASKS = Path(__file__).parent.parent / "pipelines" / "tasks" / "quickstart.yaml"
+DATA = {
+    "retrieval": "pairs",
+    "captioning": "pairs",
+    "zero_shot": "labelled",
+    "frozen_classifier": "labelled",
+    "vqa": "vqa",
+    "entailment": "entailment",
+    "two_images": "two_images",
+    "video_retrieval": "clips",
+    "video_classification": "clips",
+}
+"""Task -> what the small data are called that it is measured on."""
 
 
 def settings(model: str, arguments: argparse.Namespace) -> list[Any]:
@@ -38,6 +54,9 @@ def settings(model: str, arguments: argparse.Namespace) -> list[Any]:
         if "fit" in task:
             is_frozen = task["kind"] in ("frozen_classifier", "video_classification")
             task["fit"] |= {"steps": arguments.head_steps if is_frozen else arguments.steps, "threads": 1}
+            task["fit"] |= {key: value for key in ("batch_size", "lr") if (value := getattr(arguments, key)) is not None}
+        if arguments.label:
+            task["name"] = f"{task['kind']}_{arguments.label}"
         kept.append(task)
         if family == "MED" and task["kind"] == "vqa":
             kept.append({**task, "name": "vqa_generate", "by": "generate"})
@@ -60,14 +79,19 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=600, help="Where the network is fine-tuned.")
     parser.add_argument("--head-steps", type=int, default=300, help="On a frozen encoder.")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--label", help="Behind the tasks' names, whose settings then stand with them.")
     parser.add_argument("--only", nargs="*", metavar="KIND", help="Of the tasks these; others' figures stay in the file.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if not (arguments.data / "test-clips.parquet").exists():
-        build_tasks(arguments.data, rows=arguments.rows, seed=0)
+    names = tuple(name for kind, name in DATA.items() if not arguments.only or kind in arguments.only)
+    if missing := tuple(name for name in dict.fromkeys(names) if not (arguments.data / f"test-{name}.parquet").exists()):
+        build_tasks(arguments.data, rows=arguments.rows, seed=0, names=missing)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results["what"] = "uses downstream of models trained in the quickstart's world; one seed, one run each, one thread"
-    results["settings"] = {"rows": arguments.rows, "steps": arguments.steps, "head_steps": arguments.head_steps, "seed": 0}
+    if not arguments.label:
+        results["settings"] = {"rows": arguments.rows, "steps": arguments.steps, "head_steps": arguments.head_steps, "seed": 0}
     for model in arguments.models:
         for asked in settings(model, arguments):
             started = time.process_time()
@@ -76,7 +100,9 @@ def main() -> None:
             own = results.setdefault("models", {}).setdefault(found["family"], {})
             for name, task in found["tasks"].items():
                 task.pop("examples", None)
-                own[name] = {**task, "cpu_s": round(time.process_time() - started, 1)}
+                fits = [told.fit.model_dump(mode="json") for told in asked.tasks if arguments.label and hasattr(told, "fit")]
+                learnt = {"model": "/".join(Path(model).parts[-4:]), "fit": fits[0]} if fits else {}
+                own[name] = {**task, **learnt, "cpu_s": round(time.process_time() - started, 1)}
             RESULTS.parent.mkdir(exist_ok=True)
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -141,6 +141,11 @@ def _resolve_output(source: Source, limit: int | None) -> None:
             f"{source.place(('output',))} output: expected a plain folder, found '{output}'. Write it without braces"
         )
     output = os.path.expanduser(output)  # a shell leaves `--set output=~/run` as it is
+    if re.fullmatch(r"[\w+-]+://+", output):
+        raise ConfigError(
+            f"{source.place(('output',))} output: expected a folder, found an address without one, '{output}'. Write it out, "
+            "such as s3://bucket/run"
+        )
     output = (output.rstrip("/") or "/") + (f"-limit-{limit}" if limit is not None else "")
 
     def resolve(text: str, path: Place) -> str:

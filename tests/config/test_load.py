@@ -1,6 +1,7 @@
 """Loading a pipeline: placeholders, overrides, limit, the fingerprint's settings, and messages with file and line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,12 @@ def test_the_home_folder_is_found_where_no_shell_did_so(monkeypatch: pytest.Monk
 
 def test_an_overridden_output_reaches_the_placeholders() -> None:
     assert load_text(SMALL, overrides=["output=/data/run/"]).read.paths == ["/data/run/web.parquet"]
+
+
+@pytest.mark.parametrize("address", ["file:///", "file://", "s3://", "abfs+x:////"])
+def test_an_address_without_a_folder_is_no_output(address: str) -> None:
+    with pytest.raises(ConfigError, match=f"output: expected a folder, found an address without one, '{re.escape(address)}'"):
+        load_text(SMALL, overrides=[f"output={address}"])
 
 
 def test_an_override_of_a_list_place_replaces_and_the_next_place_appends() -> None:
