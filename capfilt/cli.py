@@ -228,14 +228,13 @@ def caption(
     seed: Annotated[int, typer.Option(help="Chance of nucleus.")] = 0,
 ) -> None:
     """Caption pictures with a trained model, one line each."""
-    from PIL import Image
+    from capfilt.images import ImageError, decode_rgb
 
     pictures = []
     for path in images:
         try:
-            with Image.open(path) as opened:
-                pictures.append(opened.convert("RGB"))
-        except OSError as error:
+            pictures.append(decode_rgb(path.read_bytes()))  # upright, on white, as the pipeline sees them
+        except (OSError, ImageError) as error:
             raise InputError(f"{path}: expected a picture, found {error}. Check the path") from None
     how = _decoding(decode)
     from capfilt import load_model

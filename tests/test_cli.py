@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from capfilt import cli
 from capfilt.errors import ContractError, FailureBudgetError
@@ -154,6 +155,25 @@ def test_a_picture_that_is_none_is_named(
     (tmp_path / "a.jpg").write_text("no picture")
     assert call(monkeypatch, "caption", "model", str(tmp_path / "a.jpg")) == 2
     assert "a.jpg: expected a picture" in capsys.readouterr().err
+
+
+def test_pictures_to_caption_are_seen_upright_and_on_white(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lying = Image.new("RGB", (4, 2), "red")
+    exif = lying.getexif()
+    exif[0x0112] = 6  # a quarter turn
+    lying.save(tmp_path / "a.jpg", exif=exif)
+    Image.new("RGBA", (3, 3), (0, 0, 0, 0)).save(tmp_path / "b.png")
+    shown: list[Image.Image] = []
+
+    class Captioner:
+        def caption(self, pictures: list[Image.Image], **_: object) -> list[str]:
+            shown.extend(pictures)
+            return ["a picture"] * len(pictures)
+
+    monkeypatch.setattr("capfilt.load_model", lambda _: Captioner())
+    assert call(monkeypatch, "caption", "model", str(tmp_path / "a.jpg"), str(tmp_path / "b.png")) == 0
+    assert [picture.size for picture in shown] == [(2, 4), (3, 3)]
+    assert shown[1].getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_a_decoding_may_be_a_word_or_yaml() -> None:

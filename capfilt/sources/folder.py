@@ -123,7 +123,13 @@ def contents(root: str, wanted: Sequence[str]) -> dict[str, bytes]:
     """Bytes of the files `wanted` below `root`; those that are not there, or lie outside, are left out."""
     filesystem, inner = fsspec.core.url_to_fs(root)
     paths = {name: path for name in dict.fromkeys(wanted) if (path := _inside(inner, name)) is not None}
-    found: dict[str, Any] = filesystem.cat(list(paths.values()), on_error="return") if paths else {}
+    plain = [path for path in paths.values() if not any(sign in path for sign in "*?[")]
+    found: dict[str, Any] = filesystem.cat(plain, on_error="return") if plain else {}
+    for path in set(paths.values()) - set(plain):  # `cat` would take these for patterns
+        try:
+            found[path] = filesystem.cat_file(path)
+        except (FileNotFoundError, IsADirectoryError):
+            continue
     by_path = {path: data for path, data in found.items() if isinstance(data, bytes)}
     return {name: by_path[path] for name, path in paths.items() if path in by_path}
 

@@ -54,7 +54,8 @@ def _glob(pattern: str, folders: bool) -> list[str]:
 
 def _hits(filesystem: Any, inner: str, folders: bool) -> list[str]:
     fits = filesystem.isdir if folders else filesystem.isfile
-    if any(sign in inner for sign in "*?["):
+    is_named_so = "[" in inner and fits(inner)  # a file `photos[1].parquet`
+    if any(sign in inner for sign in "*?[") and not is_named_so:
         return sorted(str(hit) for hit in filesystem.glob(inner) if fits(hit))
     return [inner] if fits(inner) else []
 

@@ -67,13 +67,18 @@ def select_view(
 
     Raises:
         ConfigError: If the name cannot be a folder's, or the threshold is below the recorded one.
-        InputError: If the run has no candidates.
+        InputError: If the run has no candidates, or is to be cleared of duplicates and has not come so far.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ConfigError(f"expected a view's name of letters, digits, `.`, `_` and `-`; found `{name}`. Choose another")
     source = scored_round(run, round_number)
     recorded = source / "dedup"
-    dedup_folder = str(recorded) if dedup is not None and recorded.is_dir() else None
+    if dedup is not None and not recorded.is_dir():
+        raise InputError(
+            f"{recorded}: expected the duplicates and evaluation pictures that `dedup` finds, found no such folder; the run has not "
+            "come so far. Go on with it, to the end or with --until dedup; or decide without them: --set dedup=null"
+        )
+    dedup_folder = None if dedup is None else str(recorded)
     with whole_folder(source / "views" / name) as folder:
         summary = _select_into(folder, config, candidate_files(source), dedup_folder, dedup)
         write_view(folder / "selection.parquet", folder, settings={"name": name, **summary})

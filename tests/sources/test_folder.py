@@ -43,6 +43,13 @@ def test_a_picture_without_a_text_has_none(kit: Any, tmp_path: Path) -> None:
     assert table["image"].to_pylist() == [b"x", b"y", b"z"]
 
 
+def test_names_that_look_like_patterns_are_names(kit: Any, tmp_path: Path) -> None:
+    kit.unpack(tmp_path, [("a [1].jpg", b"x"), ("a [1].txt", b"one"), ("b*.jpg", b"y"), ("bc.jpg", b"z"), ("bc.txt", b"two")])
+    table = kit.read_all(config(kit, tmp_path))
+    assert table["image"].to_pylist() == [b"x", b"y", b"z"]
+    assert table["text"].to_pylist() == ["one", None, "two"]
+
+
 def test_pictures_alone_are_a_source_where_one_says_so(kit: Any, tmp_path: Path) -> None:
     kit.unpack(tmp_path, [("a.jpg", b"x")])
     with pytest.raises(InputError, match="say `text: null`"):

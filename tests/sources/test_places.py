@@ -23,6 +23,13 @@ def test_a_lone_brace_is_a_name(tmp_path: Path) -> None:
     assert expand([f"{tmp_path}/a{{b.csv"]) == [f"{tmp_path}/a{{b.csv"]
 
 
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> None:
+    for name in ("r[1].csv", "r1.csv"):
+        (tmp_path / name).touch()
+    assert expand([f"{tmp_path}/r[1].csv"]) == [f"{tmp_path}/r[1].csv"]
+    assert expand([f"{tmp_path}/r[1-2].csv"]) == [f"{tmp_path}/r1.csv"]
+
+
 def test_folders_only_where_they_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two.csv").touch()

@@ -221,6 +221,14 @@ def test_a_view_cannot_leave_its_folder(tmp_path: Path, name: str) -> None:
         select_view(make_run(tmp_path, [[]]), name, SelectConfig(), None)
 
 
+def test_a_view_of_a_run_that_has_not_come_to_dedup_is_refused_and_not_written_with_its_duplicates(tmp_path: Path) -> None:
+    run = make_run(tmp_path, [[text("web", 0.9)], [text("web", 0.6)]])
+    with pytest.raises(InputError, match=r"dedup.*found no such folder.*--until dedup.*--set dedup=null"):
+        select_view(run, "early", SelectConfig(), DedupConfig(min_cosine=0.95))
+    assert not (run / "round-1" / "views").exists()
+    assert select_view(run, "early", SelectConfig(), None)["kept_rows"] == 2
+
+
 def test_a_run_without_candidates_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="candidates"):
         select_view(tmp_path, "v", SelectConfig(), None)
