@@ -46,6 +46,7 @@ def check_means(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> None:
     _check_gpus(pipeline, ahead)
     _check_weights(pipeline, ahead)
     _check_scores(pipeline, ahead)
+    _check_retrieval(pipeline, ahead)
 
 
 def _check_files(pipeline: Pipeline, ahead: set[str]) -> None:
@@ -201,6 +202,26 @@ def _check_matching(pipeline: Pipeline, ahead: set[str]) -> None:
     for where, section, start in asked:
         if section.matching is not None and (kind := _kind(pipeline, start)) != "soho":
             raise ConfigError(not_its_matching(where, FAMILIES.get(kind, kind)))
+
+
+def _check_retrieval(pipeline: Pipeline, ahead: set[str]) -> None:
+    """The model that finds pictures and texts must be able to: told now, not when it has been trained."""
+    asked = None if pipeline.evaluate is None else pipeline.evaluate.retrieval
+    if asked is None or "evaluate" not in ahead:
+        return
+    start = asked.model
+    if start in ROLES:
+        start = pipeline.start_of(start)
+    kind = _kind(pipeline, start)
+    if kind == "clipcap":
+        raise ConfigError(
+            f"evaluate.retrieval.model: expected a model that scores pairs, found `{asked.model}`, a ClipCap. Name another"
+        )
+    if kind == "coca" and asked.rerank_top_k:
+        raise ConfigError(
+            f"evaluate.retrieval.rerank_top_k: expected 0 for a CoCa, which has a cosine alone, found {asked.rerank_top_k}. "
+            "Write 0"
+        )
 
 
 def _kind(pipeline: Pipeline, start: str) -> str:

@@ -19,7 +19,7 @@ from capfilt.config.round import DedupConfig
 from capfilt.config.select import SelectConfig
 from capfilt.dedup.groups import Bytes, Groups, find
 from capfilt.dedup.records import recorded_contamination, recorded_groups, row_id_bytes
-from capfilt.errors import ConfigError
+from capfilt.errors import ConfigError, InputError
 from capfilt.schema import SELECTION
 from capfilt.stages.chunks import candidate_files, local_folder, read_chunks, scored_round
 from capfilt.stages.combine import scores_by_filter
@@ -75,8 +75,8 @@ def select_view(
     recorded = source / "dedup"
     if dedup is not None and not recorded.is_dir():
         raise InputError(
-            f"{recorded}: expected the duplicates and evaluation pictures that `dedup` finds, found no such folder; the run has not "
-            "come so far. Go on with it, to the end or with --until dedup; or decide without them: --set dedup=null"
+            f"{recorded}: expected the duplicates and evaluation pictures that `dedup` finds, found no such folder; the run has "
+            "not come so far. Go on with it, to the end or with --until dedup; or decide without them: --set dedup=null"
         )
     dedup_folder = None if dedup is None else str(recorded)
     with whole_folder(source / "views" / name) as folder:

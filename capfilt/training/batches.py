@@ -43,6 +43,8 @@ def split_batch(batch_size: int, human_share: float) -> tuple[int, int]:
 def split_mix(batch_size: int, mix: Mix) -> tuple[int, int, int]:
     """Web, human and labelled pairs per batch, each as `split_batch` rounds it, labelled ones first."""
     rest, labelled = split_batch(batch_size, mix.labelled) if mix.labelled else (batch_size, 0)
+    if not mix.web:  # not by the quotient below, which may come out as less than 1
+        return 0, rest, labelled
     return *(split_batch(rest, min(1.0, mix.human / (1 - mix.labelled))) if rest else (0, 0)), labelled
 
 

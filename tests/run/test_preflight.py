@@ -156,6 +156,19 @@ def test_a_plan_names_the_files_that_are_not_there(pipeline: Callable[..., Pipel
 @pytest.mark.parametrize(
     ("said", "found"),
     [
+        ("quickstart_coca evaluate.retrieval.rerank_top_k=16", "rerank_top_k: expected 0 for a CoCa"),
+        ("quickstart_clipcap evaluate.retrieval.model=clipcap", "expected a model that scores pairs, found `clipcap`, a ClipCap"),
+    ],
+)
+def test_a_model_that_cannot_rank_as_asked_is_refused_before_any_work(said: str, found: str) -> None:
+    asked = load_pipeline(said.partition(" ")[0], [said.partition(" ")[2]])
+    with pytest.raises(ConfigError, match=found):
+        check_means(asked, [one for one in stages(asked) if one.name in ("pretrain", "finetune", "evaluate")])
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
         ("pretrain.matching={pairs: both}", "pretrain.matching: expected null for a MED"),
         ("finetune.filter.matching={negatives: near}", "finetune.filter.matching: expected null for a MED"),
     ],

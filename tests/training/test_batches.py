@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capfilt.config.architectures import load_architecture
+from capfilt.config.train import Mix
 from capfilt.modeling.tokenizer import Tokenizer
-from capfilt.training.batches import Batches, EndlessShuffle, Tokens, split_batch
+from capfilt.training.batches import Batches, EndlessShuffle, Tokens, split_batch, split_mix
 from capfilt.training.data import read_pairs
 
 
@@ -33,6 +34,13 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 )
 def test_the_human_share_is_rounded_half_up_and_never_to_nothing(size, share, expected):
     assert split_batch(size, share) == expected
+
+
+@pytest.mark.parametrize("human", [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9])
+def test_a_web_share_of_none_is_no_pair(human):
+    web, people, labelled = split_mix(64, Mix(web=0, human=human, labelled=1 - human))
+    assert (web, people + labelled) == (0, 64)
+    assert abs(people - 64 * human) <= 0.5 + 1e-9
 
 
 def test_texts_are_cut_to_the_longest_of_the_batch_rounded_up_to_four():

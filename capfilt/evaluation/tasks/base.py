@@ -57,9 +57,13 @@ class Asked:
         """float32 on the device, of uint8 [..., 3, H, W]."""
         return normalise(pixels_CHW.to(self.device), self.loaded.architecture)
 
-    def tokens(self, texts: list[str], pad_to: int | None = None) -> tuple[Tensor, Tensor]:
-        """Ids and mask of texts on the device, at most as long as the network can read."""
-        ids_RT, mask_RT = self.loaded.tokenizer.encode_batch(texts, self.longest, pad_to=pad_to)
+    def tokens(self, texts: list[str], pad_to: int | None = None, *, as_trained: bool = False) -> tuple[Tensor, Tensor]:
+        """Ids and mask of texts on the device, at most as long as the network can read.
+
+        `as_trained`: at most as long as the texts that it was trained on; for a network that learns nothing more.
+        """
+        longest = int(self.loaded.architecture.max_text_length) if as_trained else self.longest
+        ids_RT, mask_RT = self.loaded.tokenizer.encode_batch(texts, longest, pad_to=pad_to)
         return torch.from_numpy(ids_RT).to(self.device), torch.from_numpy(mask_RT).to(self.device)
 
     @property
@@ -93,5 +97,6 @@ class Asked:
 
 
 def majority(labels: Int64Array) -> float:
-    """Share of the most frequent label: what an answer without looking gets."""
-    return float(np.bincount(labels).max() / len(labels))
+    """Share of the most frequent label: what an answer without looking gets. Labels below 0 are unknown: no answer gets them."""
+    counts = np.bincount(labels[labels >= 0], minlength=1)
+    return float(counts.max() / len(labels))

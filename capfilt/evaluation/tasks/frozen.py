@@ -120,5 +120,5 @@ def _classified(
     for column, of, kept in zip(columns, labels, found, strict=True):
         truth_N = of.numbers([row[column] for row in judged])
         name = "accuracy" if len(columns) == 1 else f"accuracy_{column}"
-        measured[name] = {**asked.share(torch.cat(kept).numpy() == truth_N), "majority": majority(truth_N + 1)}
+        measured[name] = {**asked.share(torch.cat(kept).numpy() == truth_N), "majority": majority(truth_N)}
     return measured

@@ -54,7 +54,7 @@ def _judged(task: EntailmentTask | TwoImagesTask, asked: Asked, pictures: tuple[
         classes=len(labels),
         merged=merged,
     )
-    accuracy = {**asked.share(found_N == truth_N), "majority": majority(truth_N + 1)}
+    accuracy = {**asked.share(found_N == truth_N), "majority": majority(truth_N)}
     return {"n": len(judged), "trained_on": len(learnt), "classes": labels.names, "accuracy": accuracy}
 
 

@@ -42,7 +42,10 @@ class Record:
         self._weights = _weights(loaded) if path is not None else ""
         self._known: dict[str, Measured] = {}
         if path is not None and not is_fresh:
-            self._known = _read(path, config.model)
+            self._known, weights = _read(path, config.model)
+            if weights != self._weights:  # of other tasks nothing is known: what is in the file was another network's
+                named = {task.label for task in config.tasks}
+                self._known = {label: found for label, found in self._known.items() if label in named}
         self._tasks: dict[str, Measured] = {}
         self._family = type(loaded.model).__name__
         if path is not None:
@@ -50,12 +53,13 @@ class Record:
 
     @property
     def told(self) -> Measured:
-        """JSON values: `model`, `family`, `capfilt`, `settings`, and `tasks` by name."""
+        """JSON values: `model`, `family`, `capfilt`, `settings`, and `tasks` by name; of what is kept, `weights` (a hash)."""
         found: Measured = rounded(
             {
                 "model": self._config.model,
                 "family": self._family,
                 "capfilt": __version__,
+                **({"weights": self._weights} if self._path is not None else {}),
                 "settings": self._config.model_dump(mode="json", exclude={"model"}),
                 "tasks": self._tasks,
             }
@@ -79,9 +83,8 @@ class Record:
 
     def _write(self) -> None:
         assert self._path is not None
-        # What is known and not yet reached stays in the file: a stop costs nothing.
-        later = {task.label: self._known[task.label] for task in self._config.tasks if task.label in self._known}
-        whole = self.told | {"tasks": later | self.told["tasks"]}
+        # What is known and not yet reached, or of other tasks, stays in the file: a stop costs nothing, and neither do they.
+        whole = self.told | {"tasks": self._known | self.told["tasks"]}
         files.put(self._path, (json.dumps(whole, indent=2, ensure_ascii=False) + "\n").encode())
 
     def _made_of(self, task: AnyTask) -> str:
@@ -98,18 +101,19 @@ class Record:
         )
 
 
-def _read(path: str, model: str) -> dict[str, Measured]:
+def _read(path: str, model: str) -> tuple[dict[str, Measured], str | None]:
+    """Results by task, and of which weights."""
     try:
         with fsspec.open(path, "rt", encoding="utf-8") as file:
             text = file.read()
     except FileNotFoundError:
-        return {}
+        return {}, None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--out {path}: expected a file to write, found {error}. Name another file") from None
     try:
         found: Any = json.loads(text)
         tasks: dict[str, Measured] = dict(found["tasks"])
-        owner = found["model"]
+        owner, weights = found["model"], found.get("weights")
     except (ValueError, KeyError, TypeError):
         raise InputError(
             f"--out {path}: expected what capfilt evaluate wrote, found another file. Name another, or --fresh writes over it"
@@ -118,7 +122,7 @@ def _read(path: str, model: str) -> dict[str, Measured]:
         raise ConfigError(
             f"--out {path}: expected the results of {model}, found those of {owner}. Name another file, or --fresh writes over it"
         )
-    return tasks
+    return tasks, weights
 
 
 def _weights(loaded: Loaded) -> str:

@@ -37,7 +37,10 @@ def text_features(asked: Asked, texts: list[str]) -> Tensor:
     model: Contrasting = asked.model
     # A released CoCa's [CLS] depends on the padding, which then is always full.
     pad_to = model.padded_to if isinstance(model, CoCa) else None
-    parts = [model.text_features(*asked.tokens([texts[i] for i in rows_B], pad_to)) for rows_B in asked.parts(len(texts))]
+    parts = [
+        model.text_features(*asked.tokens([texts[i] for i in rows_B], pad_to, as_trained=True))
+        for rows_B in asked.parts(len(texts))
+    ]
     return torch.cat(parts)
 
 
@@ -79,7 +82,7 @@ class PairMatcher:
         found = np.empty(len(image_P), dtype=np.float32)
         for rows in self._asked.parts(len(image_P)):
             images, at = np.unique(image_P[rows], return_inverse=True)
-            ids_RT, mask_RT = self._asked.tokens([self._texts[i] for i in text_P[rows]])
+            ids_RT, mask_RT = self._asked.tokens([self._texts[i] for i in text_P[rows]], as_trained=True)
             embeds = self._embeds_N[torch.from_numpy(images).to(self._asked.device)]
             of_text = torch.from_numpy(at).to(self._asked.device)
             found[rows] = model.itm_logits(ids_RT, mask_RT, embeds, of_text)[:, 1].float().cpu().numpy()

@@ -6,9 +6,11 @@ other: a batch may mix both.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from capfilt.errors import ConfigError
@@ -48,4 +50,8 @@ class CocaTraining(nn.Module):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, LARGEST_SCALE)
+        width = self.model.padded_to
+        if "itc" in self.asked and width is not None:  # as a filter pads; the longest text of a batch is another place for [CLS]
+            room, pad_id = (0, width - batch.ids_BT.shape[1]), self.model.config.text.pad_id
+            batch = replace(batch, ids_BT=F.pad(batch.ids_BT, room, value=pad_id), mask_BT=F.pad(batch.mask_BT, room))
         return self.model.losses(batch, names=self.asked, positives=self.positives, prompt_length=self.prompt_length)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from capfilt.errors import InputError
+from capfilt.evaluation.tasks.base import majority
 from capfilt.evaluation.tasks.data import Labels, Shown, evenly, read_task
 
 
@@ -36,6 +37,11 @@ def test_a_label_that_was_not_learnt_has_no_number() -> None:
     labels = Labels(["red", "blue", "red", 3])
     assert labels.names == ["3", "blue", "red"]
     assert labels.numbers(["red", "green", 3]).tolist() == [2, -1, 0]
+
+
+def test_labels_that_were_not_learnt_are_no_answer_without_looking() -> None:
+    assert majority(np.array([-1, -1, -1, 0, 1, 1])) == 2 / 6
+    assert majority(np.array([-1, -1])) == 0
 
 
 def test_rows_show_their_pictures_in_order(data: Path, tmp_path: Path) -> None:

@@ -130,6 +130,26 @@ def test_a_stop_loses_nothing_that_a_later_task_had(
     assert list(json.loads(out.read_text())["tasks"]) == ["frozen_classifier"]
 
 
+def test_another_task_file_leaves_what_the_first_has_measured_unless_the_network_changed(
+    make_evaluation: Callable[..., Evaluation], make_loaded: Callable[[str], Loaded], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    evaluate_tasks(make_evaluation(), out=str(out))
+    both = json.loads(out.read_text())["tasks"]
+    other = make_evaluation()
+    other = other.model_copy(update={"tasks": [other.tasks[0].model_copy(update={"name": "again"})]})
+    told = evaluate_tasks(other, out=str(out))
+    assert list(told["tasks"]) == ["again"]
+    kept = json.loads(out.read_text())["tasks"]
+    assert {name: kept[name] for name in both} == both
+    assert set(kept) == {*both, "again"}
+    loaded: Any = make_loaded("coca")
+    loaded.model.text_projection.weight.data.mul_(-1)
+    save_network(tmp_path / "coca", loaded)
+    evaluate_tasks(other, out=str(out))
+    assert list(json.loads(out.read_text())["tasks"]) == ["again"]
+
+
 def test_a_file_of_something_else_is_not_written_over(
     make_evaluation: Callable[..., Evaluation], make_loaded: Callable[[str], Loaded], tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from capfilt.errors import ConfigError
 from capfilt.evaluation.tasks.base import Asked
 from capfilt.evaluation.tasks.data import Shown, evenly, read_task
 from capfilt.evaluation.tasks.retrieval import clips, retrieval, video_retrieval
-from capfilt.evaluation.tasks.similar import PairMatcher, clip_features, image_embeds
+from capfilt.evaluation.tasks.similar import PairMatcher, clip_features, image_embeds, text_features
 
 
 @pytest.mark.parametrize(("family", "reranked"), [("med", 16), ("coca", 0), ("soho", 24), ("blip2", 16)])
@@ -33,6 +33,15 @@ def test_a_coca_is_not_asked_to_rerank(data: Path, make_asked: Callable[..., Ask
     task = RetrievalTask(kind="retrieval", data=str(data / "test-pairs.parquet"), rerank_top_k=4)
     with pytest.raises(ConfigError, match=r"rerank_top_k: expected 0 for a CoCa"):
         retrieval(task, make_asked("coca"))
+
+
+@torch.inference_mode()
+def test_texts_are_read_as_far_as_the_network_was_trained_to(make_asked: Callable[..., Asked]) -> None:
+    asked = make_asked("med")
+    long = ["a red circle " * 20]
+    whole, trained = asked.tokens(long), asked.tokens(long, as_trained=True)
+    assert (whole[0].shape[1], trained[0].shape[1]) == (40, 30)
+    assert torch.equal(text_features(asked, long), asked.model.text_features(*trained))
 
 
 @pytest.mark.parametrize("family", ["med", "soho", "blip2"])

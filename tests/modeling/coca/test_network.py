@@ -1,8 +1,10 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
@@ -370,6 +372,19 @@ def test_the_temperature_stays_in_its_bounds() -> None:
             model.logit_scale.fill_(outside)
         task.losses(eight_pairs())
         assert float(model.logit_scale.detach()) == pytest.approx(inside, abs=1e-4)
+
+
+def test_a_released_cls_is_learnt_at_the_place_where_a_filter_reads_it() -> None:
+    model = build(architecture(cls_position="padded"))
+    batch = eight_pairs()
+    room = 16 - batch.ids_BT.shape[1]
+    assert room > 0
+    wide = replace(batch, ids_BT=F.pad(batch.ids_BT, (0, room)), mask_BT=F.pad(batch.mask_BT, (0, room)))
+    found, expected = CocaTraining(model).losses(batch), model.losses(wide)
+    assert {name: float(loss.detach()) for name, loss in found.items()} == pytest.approx(
+        {name: float(loss.detach()) for name, loss in expected.items()}, abs=1e-6
+    )
+    assert float(found["itc"].detach()) != pytest.approx(float(model.losses(batch)["itc"].detach()), abs=1e-6)
 
 
 def test_an_unknown_loss_is_refused_with_the_choices(coca: CoCa) -> None:
