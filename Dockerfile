@@ -12,6 +12,8 @@ ARG TORCH_INDEX=""
 ARG FAISS="faiss-cpu"
 
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 NO_ALBUMENTATIONS_UPDATE=1
+# In the mounted folder: whoever runs it may write there, and what was fetched outlives the container.
+ENV HF_HOME=/data/.cache/huggingface
 
 RUN useradd --create-home --uid 1000 capfilt
 WORKDIR /opt/capfilt

@@ -33,9 +33,9 @@ format: $(VENV)/.dev ## Put imports and layout in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.demo ## Run the benchmarks, results in benchmarks/results (BENCH=name for one; quickstart_seeds only by name)
-	@for name in $(or $(BENCH),$(filter-out quickstart_seeds,$(basename $(notdir $(wildcard benchmarks/*.py))))); do \
-		echo "── $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+bench: $(VENV)/.demo ## Run the benchmarks that need no data (BENCH="name arguments" for one); results in benchmarks/results
+	@for name in $(if $(BENCH),"$(BENCH)",model_rates pipeline_rate download_rate hostile scale quickstart); do \
+		set -- $$name; echo "── $$name"; name=$$1; shift; $(BIN)/python benchmarks/$$name.py "$$@" || exit 1; done
 
 docs: $(VENV)/.demo ## Write the generated pages: docs/configuration.md, docs/schema.md
 	$(BIN)/python docs/generate.py
