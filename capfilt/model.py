@@ -20,6 +20,7 @@ from capfilt.filters import filter_of
 from capfilt.filters.base import Float32Array
 from capfilt.filters.network import NetworkFilter
 from capfilt.identity import row_seed
+from capfilt.images import as_rgb
 from capfilt.modeling.build import Network, build
 from capfilt.modeling.families import Loaded, tokenizer_in
 from capfilt.modeling.find import is_checkpoint_name
@@ -93,7 +94,7 @@ class Model:
 
 
 def _rgb(images: Sequence[Image]) -> list[Image]:
-    """Pictures in another mode become RGB.
+    """Pictures in another mode become RGB as in a pipeline: what is transparent is white. EXIF's turn is the caller's to make.
 
     Raises:
         TypeError: If it is no list of pictures.
@@ -101,7 +102,7 @@ def _rgb(images: Sequence[Image]) -> list[Image]:
     if isinstance(images, Image | str | Path) or not all(isinstance(image, Image) for image in images):
         found = type(images).__name__ if isinstance(images, Image | str | Path) else "something else in it"
         raise TypeError(f"images: expected a list of PIL pictures, found {found}. Open files with PIL.Image.open")
-    return [image if image.mode == "RGB" else image.convert("RGB") for image in images]
+    return [as_rgb(image) for image in images]
 
 
 def load_model(

@@ -24,9 +24,14 @@ def _table(*columns: str) -> Table:
 
 
 def _console() -> Console:
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     # Beyond a terminal, lines are for programs and must not be folded at 80 columns.
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=200)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=200)
+
+
+def _harmless(text: str) -> str:
+    """A stranger's text without what a terminal would take for orders."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def show_plan(plan: Plan) -> None:
@@ -130,7 +135,7 @@ def show_journey(row: dict[str, Any]) -> None:
         for caption in story["captions"]:
             captions.add_row(
                 caption["captioner"] or caption["origin"],
-                caption["text"] or "",
+                _harmless(caption["text"] or ""),
                 *(_scores(caption["scores"] or [], kind) for kind in ("itm", "itc")),
                 caption["rule"] or "",
                 caption["error"] or "",
@@ -176,7 +181,7 @@ def _policy(judged: dict[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)
+    return _harmless(", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value))
 
 
 def show_measured(found: dict[str, Any]) -> None:

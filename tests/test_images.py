@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageOps
 
-from capfilt.images import CODES, ImageError, decode, decode_rgb, decoding, read_container, sniff
+from capfilt.images import CODES, ImageError, as_rgb, decode, decode_rgb, decoding, read_container, sniff
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -352,3 +352,8 @@ def test_the_container_tells_the_size_and_keeps_the_pixels(kind: str, width: int
     assert not container.is_short
     expected = Image.open(io.BytesIO(data)).convert("RGB")
     assert np.array_equal(np.asarray(decode_rgb(data)), np.asarray(expected))
+
+
+def test_pictures_in_the_hand_become_rgb_as_files_do():
+    assert as_rgb(Image.new("RGBA", (1, 1), (9, 9, 9, 0))).getpixel((0, 0)) == (255, 255, 255)
+    assert as_rgb(Image.fromarray(np.full((1, 1), 20_000, dtype=np.uint16))).getpixel((0, 0)) == (78, 78, 78)

@@ -50,6 +50,17 @@ def test_a_journey_tells_scores_fate_and_place(capsys: pytest.CaptureFixture[str
     assert "written: key 000000007 in parquet/00000.parquet" in told
 
 
+def test_a_strangers_text_gives_the_terminal_no_orders(capsys: pytest.CaptureFixture[str]) -> None:
+    text = {**CAPTION, "text": "a \x1b[2J\x1b]52;c;cm0=\x07dog :dog: caf\xe9"}
+    show_journey(
+        {**ROW, "url": "http://a.test/\x1bc", "rounds": [{"round": 1, "status": "ok", "error": None, "captions": [text]}]}
+    )
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "\x07" not in told
+    assert "dog :dog: caf\xe9" in told
+
+
 def test_a_row_that_failed_is_told_with_its_code(capsys: pytest.CaptureFixture[str]) -> None:
     show_journey({**ROW, "status": "download_failed", "error": "http_404", "rounds": []})
     told = capsys.readouterr().out

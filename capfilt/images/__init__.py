@@ -20,7 +20,7 @@ Knows nothing of tables, networks or models. What becomes of a stranger's pictur
 from typing import get_args
 
 from capfilt.images.containers import Code, Container, Format, ImageError, read_container, sniff
-from capfilt.images.decoding import Picture, decode, decode_plain_jpeg, decode_rgb
+from capfilt.images.decoding import Picture, as_rgb, decode, decode_plain_jpeg, decode_rgb
 
 CODES: tuple[Code, ...] = get_args(Code)
 
@@ -31,6 +31,7 @@ __all__ = [
     "Format",
     "ImageError",
     "Picture",
+    "as_rgb",
     "decode",
     "decode_plain_jpeg",
     "decode_rgb",

@@ -43,7 +43,7 @@ def decode(data: bytes, *, max_pixels: int, shorter_side: int | None = None) -> 
             scale = min(1.0, 2 * shorter_side / min(width, height))
             image.draft(None, (max(1, round(width * scale)), max(1, round(height * scale))))
     _load(image, container)
-    rgb = _rgb(image)
+    rgb = as_rgb(image)
     turn = _TURNS.get(orientation)
     if turn is None:
         return Picture(rgb, width, height)
@@ -139,8 +139,8 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and found in _TURNS else 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Any mode that the five formats give, as three channels of 8 bits."""
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Any mode that the five formats give, as three channels of 8 bits; what is transparent is white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):

@@ -58,8 +58,8 @@ class Inference:
     ) -> None:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(
-                "resources: expected a GPU (`gpus` is above 0), found none that torch can use. "
-                "Set resources.caption.gpus and resources.filter.gpus to 0 to run on the CPU"
+                f"device {device}: expected a GPU, found none that torch can use. Take device cpu; in a pipeline, "
+                "resources.caption.gpus: 0 and resources.filter.gpus: 0"
             )
         self.name = name
         self.architecture = loaded.architecture

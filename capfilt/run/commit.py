@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt import schema
-from capfilt.errors import ContractError
+from capfilt.errors import ContractError, OutputError
 from capfilt.run import files
 
 FOOTER_KEY = b"capfilt"
@@ -141,7 +141,11 @@ def _as_promised(table: pa.Table, stage: str) -> pa.Table:
 
 def read_footer(path: str) -> Footer | None:
     """The footer of a chunk file, None where the file is torn, not one of ours, or was written over by another program, which
-    loses the sha256. Files of the first version never had one, nor `made_from`."""
+    loses the sha256. Files of the first version never had one, nor `made_from`.
+
+    Raises:
+        OutputError: If the disk or the store did not answer, which says nothing about the file.
+    """
     try:
         with files.open_file(path) as file:
             found = pq.ParquetFile(file)
@@ -151,5 +155,12 @@ def read_footer(path: str) -> Footer | None:
             if not seal and "made_from" in mark:
                 return None
             return footer if found.metadata.num_rows == footer.rows else None
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+    except OSError as problem:
+        if problem.errno is None or problem.errno in files.NOT_THERE:  # Arrow's own word for a torn file has no number
+            return None
+        raise OutputError(
+            f"{path}: expected a chunk file that can be read, found {problem.strerror or problem}. It was left as it is; run the "
+            "same command again when that has passed"
+        ) from None
+    except (pa.ArrowException, KeyError, ValueError, TypeError):
         return None

@@ -50,6 +50,7 @@ def _store(path: str) -> tuple[Any, str]:
         raise InputError(
             f"{path}: expected a path or an address that fsspec knows, found: {problem}. Correct it or install what it names"
         ) from None
+    found[0].invalidate_cache()  # some keep what they listed, and other processes write here too
     return found
 
 

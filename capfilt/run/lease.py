@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-from capfilt.errors import CapfiltError, LeaseError
+from capfilt.errors import LeaseError
 from capfilt.run import files
 
 BEAT_S = 5.0
@@ -61,7 +61,7 @@ class Lease:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stopped.set()
-        self._thread.join(self._beat_s)
+        self._thread.join(self._expires_s)  # a beat that is on its way would bring the lease back
         if self._is_ours(files.get_json(self._path)):
             files.remove(self._path)
 
@@ -110,7 +110,7 @@ class Lease:
                     _interrupt()
                     return
                 files.put_json(self._path, self._content())
-            except (CapfiltError, OSError):  # a full disk stops the run where it writes results, not here
+            except Exception:  # a full disk stops the run where it writes results, not here; stores have errors of their own
                 continue
 
 

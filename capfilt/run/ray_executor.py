@@ -238,7 +238,7 @@ def _submit(job: Job, chunks: list[Chunk], cpus: float) -> Iterator[Outcome]:
     for actor, share, strategy in pools:
         blocks = blocks.map_batches(
             actor,
-            fn_constructor_args=(job,),
+            fn_constructor_args=(job, os.getcwd()),
             batch_size=None,  # the whole block
             batch_format="pyarrow",
             zero_copy_batch=True,
@@ -254,6 +254,11 @@ def _submit(job: Job, chunks: list[Chunk], cpus: float) -> Iterator[Outcome]:
 
 class _Actor:
     """Opens the envelope, works, closes it. One block must be one chunk."""
+
+    def __init__(self, cwd: str) -> None:
+        """`cwd`: the driver's. Relative paths in settings are the user's, and Ray may have been started elsewhere."""
+        if os.path.isdir(cwd):
+            os.chdir(cwd)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         import json
@@ -278,7 +283,8 @@ class _Actor:
 
 
 class PoolActor(_Actor):
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, cwd: str) -> None:
+        super().__init__(cwd)
         self._work, self._attempts = PoolWork(job), Attempts(job, PoolWork.stage)
 
     def work(self, chunk: Chunk, batch: pa.Table) -> tuple[Outcome, pa.Table | None]:
@@ -286,7 +292,8 @@ class PoolActor(_Actor):
 
 
 class CaptionActor(_Actor):
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, cwd: str) -> None:
+        super().__init__(cwd)
         self._work, self._attempts = CaptionWork(job), Attempts(job, CaptionWork.stage)
 
     def work(self, chunk: Chunk, batch: pa.Table) -> tuple[Outcome, pa.Table | None]:
@@ -295,7 +302,8 @@ class CaptionActor(_Actor):
 
 
 class FilterActor(_Actor):
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, cwd: str) -> None:
+        super().__init__(cwd)
         self._work, self._attempts = FilterWork(job), Attempts(job, FilterWork.stage)
 
     def work(self, chunk: Chunk, batch: pa.Table) -> tuple[Outcome, pa.Table | None]:
@@ -304,7 +312,8 @@ class FilterActor(_Actor):
 
 
 class FusedActor(_Actor):
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, cwd: str) -> None:
+        super().__init__(cwd)
         self._work, self._attempts = FusedWork(job), Attempts(job, FusedWork.stage)
 
     def work(self, chunk: Chunk, batch: pa.Table) -> tuple[Outcome, pa.Table | None]:

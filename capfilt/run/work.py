@@ -67,7 +67,10 @@ class Stages:
         self._built = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        for stage in self._ready():
+        stages = self._ready()
+        if self._threads is not None:  # in one process another stage may have set its own since
+            limit_threads(self._threads)
+        for stage in stages:
             table = stage(table)
         return table
 

@@ -51,7 +51,11 @@ def read_chunks(paths: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Tab
 
 def open_parquet(path: str) -> pq.ParquetFile:
     """A Parquet file behind a path or any fsspec address, to be used in `with`."""
-    return pq.ParquetFile(fsspec.open(path, "rb").open() if "://" in path else path)
+    if "://" not in path:
+        return pq.ParquetFile(path)
+    address = fsspec.open(path, "rb")
+    address.fs.invalidate_cache()  # what was listed before another process wrote the file
+    return pq.ParquetFile(address.open())
 
 
 def scored_round(run: Path, round_number: int | None) -> Path:

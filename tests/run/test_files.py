@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import fsspec
 import pytest
@@ -63,6 +64,20 @@ def test_a_stores_empty_object_of_a_folders_name_is_no_file_in_it(monkeypatch: p
     store = fsspec.filesystem("memory")
     monkeypatch.setattr(type(store), "ls", lambda self, path, detail: [f"{path}/", f"{path}/a.json", f"{path}/run/"])
     assert files.listing("memory://bucket/run") == ["memory://bucket/run/a.json", "memory://bucket/run/run"]
+
+
+def test_what_a_store_has_listed_before_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may have written since (s3fs keeps listings; the store here keeps them by hand)."""
+    kept: dict[str, list[str]] = {}
+    store = type(fsspec.filesystem("memory"))
+    ls = store.ls
+    monkeypatch.setattr(store, "ls", lambda self, path, detail: kept.setdefault(path, ls(self, path, detail=detail)))
+    monkeypatch.setattr(store, "invalidate_cache", lambda self, path=None: kept.clear())
+    folder = f"memory://{uuid4().hex}"
+    files.put(f"{folder}/a", b"1")
+    assert files.listing(folder) == [f"{folder}/a"]
+    fsspec.filesystem("memory").pipe_file(f"{folder.removeprefix('memory:/')}/b", b"2")
+    assert files.listing(folder) == [f"{folder}/a", f"{folder}/b"]
 
 
 def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:

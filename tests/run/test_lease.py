@@ -112,18 +112,18 @@ def test_on_an_object_store_the_second_driver_is_refused_and_a_dead_ones_lease_t
         assert files.get_json(files.join(place, "lease.json"))["pid"] == os.getpid()
 
 
-def test_a_heart_that_cannot_write_beats_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("problem", [OutputError("no room"), RuntimeError("a store's own error")])
+def test_a_heart_that_cannot_write_beats_on(problem: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: str, value: object) -> None:
+        raise problem
+
     with Lease(str(tmp_path), beat_s=0.02):
         with monkeypatch.context() as patch:
-            patch.setattr(files, "put_json", full)
+            patch.setattr(files, "put_json", fails)
             time.sleep(0.1)
         first = json.loads((tmp_path / "lease.json").read_text())["beat"]
         time.sleep(0.3)
         assert json.loads((tmp_path / "lease.json").read_text())["beat"] > first
-
-
-def full(path: str, value: object) -> None:
-    raise OutputError("no room")
 
 
 def test_the_heart_beats_while_the_driver_computes(tmp_path: Path) -> None:

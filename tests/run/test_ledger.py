@@ -1,11 +1,13 @@
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from capfilt.errors import RunStateError
+from capfilt.errors import OutputError, RunStateError
 from capfilt.plan import Chunk
+from capfilt.run import files
 from capfilt.run.commit import chunk_path, commit
 from capfilt.run.ledger import Ledger
 
@@ -24,6 +26,23 @@ def test_a_torn_file_is_set_aside_and_its_chunk_open_again(tmp_path: Path, make_
     assert chunks[1].chunk_id not in Ledger(str(tmp_path / "pool"), "f", redo="read").done()
     assert not torn.exists()
     assert torn.with_name(torn.name + ".torn").exists()
+
+
+def test_a_disk_that_does_not_answer_loses_no_chunk(
+    tmp_path: Path, make_pool: Callable[[Path], list[Chunk]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pool(tmp_path)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "pool").iterdir()}
+
+    def fails(path: str) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "open_file", fails)
+        with pytest.raises(OutputError, match=r"found Input/output error\. It was left as it is; run the same command again"):
+            Ledger(str(tmp_path / "pool"), "f", redo="read").done()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "pool").iterdir()} == before
+    assert len(Ledger(str(tmp_path / "pool"), "f", redo="read").done()) == len(before)
 
 
 def test_a_file_under_another_chunks_name_does_not_count(tmp_path: Path, make_pool: Callable[[Path], list[Chunk]]) -> None:

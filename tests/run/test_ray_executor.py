@@ -158,3 +158,13 @@ def test_noise_goes_to_the_log_and_python_keeps_the_terminal(tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "told\nafter\n"
     assert (tmp_path / "events" / "ray.log").read_text() == "noise\n"
+
+
+def test_an_actor_works_where_the_driver_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from capfilt.run.ray_executor import _Actor
+
+    monkeypatch.chdir("/")
+    _Actor(str(tmp_path / "not there"))
+    assert os.getcwd() == "/"
+    _Actor(str(tmp_path))
+    assert os.getcwd() == str(tmp_path)

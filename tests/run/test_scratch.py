@@ -1,5 +1,6 @@
 """What a run on an object store keeps on this machine, and for how long."""
 
+import tempfile
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,6 +22,14 @@ def test_a_local_run_is_its_own_scratch(tmp_path: Path) -> None:
         scratch.send("a")
         scratch.drop("a")
     assert (tmp_path / "a" / "x").read_bytes() == b"1"
+
+
+def test_nothing_of_it_stays_on_this_machine(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Scratch(address) as scratch:
+        scratch.path("a")
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_step_made_is_sent_and_what_it_left_out_goes(address: str) -> None:

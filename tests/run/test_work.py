@@ -3,6 +3,7 @@
 import sys
 import types
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,35 @@ def test_batches_that_shrank_in_either_stage_are_told_with_the_chunk(
     assert outcome.batch == "caption 4 -> 2"
     assert table is not None
     assert FilterWork(job)(chunk.chunk_id, table).batch == "caption 4 -> 2, filter 4 -> 1"
+
+
+def test_each_stage_has_its_own_threads_in_every_chunk(job: Job, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = job.pipeline.resources
+    resources = own.model_copy(
+        update={"caption": own.caption.model_copy(update={"threads": 4}), "filter": own.filter.model_copy(update={"threads": 2})}
+    )
+    job = replace(job, pipeline=job.pipeline.model_copy(update={"resources": resources}))
+    import capfilt_fakes
+
+    now: list[int] = []
+    seen: list[tuple[str, int]] = []
+    monkeypatch.setattr("capfilt.run.work.limit_threads", now.append)
+
+    def noting(name: str, whole: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            seen.append((name, now[-1]))
+            return whole(*args, **kwargs)
+
+        return wrapped
+
+    monkeypatch.setattr(capfilt_fakes.Captioner, "caption", noting("caption", capfilt_fakes.Captioner.caption))
+    monkeypatch.setattr(capfilt_fakes.Filter, "score", noting("filter", capfilt_fakes.Filter.score))
+    caption, judge = CaptionWork(job), FilterWork(job)
+    for chunk in make_pool(Path(job.pipeline.output))[:2]:
+        _, table = caption(chunk.chunk_id)
+        assert table is not None
+        judge(chunk.chunk_id, table)
+    assert set(seen) == {("caption", 4), ("filter", 2)}
 
 
 def test_what_travels_with_the_table_does_not_reach_the_file(job: Job, make_pool: MakePool) -> None:
