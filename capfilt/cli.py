@@ -100,7 +100,9 @@ def plan(pipeline: PipelineFile, overrides: Set = None, limit: Limit = None) -> 
     planned = plan_pipeline(loaded, limit)
     show_plan(planned)
     if limit is None and loaded.caption is not None:
-        trial = continuing(pipeline, overrides or (), limit=2048, until="write")
+        decides = ("write", "select", "dedup", "filter", "caption")  # the last that is there
+        until = next(name for name in decides if getattr(loaded, name) is not None)
+        trial = continuing(pipeline, overrides or (), limit=2048, until=until)
         show_bill(estimate(loaded, planned.rows), trial)
 
 
@@ -164,12 +166,13 @@ def select(
     write: Annotated[bool, typer.Option("--write", help="Write the view's data set too, not only its uids and texts.")] = False,
 ) -> None:
     """Decide again from the scores: a named view, in seconds, without a model. The run's own selection stays."""
+    from capfilt.run.files import writing
     from capfilt.run.state import readable
     from capfilt.run.views import select_again
     from capfilt.show import show_summary
 
     settings = _settings_of(run_folder, overrides)
-    with readable(str(run_folder)):
+    with readable(str(run_folder)), writing(str(run_folder), inside=True):
         summary, view = select_again(run_folder, name, settings, round_number=round_number, write=write)
     show_summary(name, summary)
     print(view)
@@ -323,9 +326,9 @@ def _load(pipeline: str, overrides: list[str] | None, limit: int | None) -> "tup
 
 def _settings_of(run_folder: Path, overrides: list[str] | None) -> "Pipeline":
     """The run's own config with `overrides`, `{output}` being where the folder is now."""
-    from capfilt.config.load import load_pipeline
+    from capfilt.config.load import load_pipeline, output_setting
 
-    return load_pipeline(_config_of(run_folder), [*(overrides or ()), f"output={run_folder}"])
+    return load_pipeline(_config_of(run_folder), [*(overrides or ()), output_setting(str(run_folder))])
 
 
 def _config_of(run_folder: Path) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from capfilt.config.load import result_settings
+from capfilt.config.load import fold, result_settings
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.read import ReadConfig
 from capfilt.errors import ConfigError, InputError
@@ -184,12 +184,6 @@ def make_chunks(read: ReadConfig, index: Sequence[InputFile], limit: int | None 
                 left -= rows
             first += group_rows
     return tuple(chunks)
-
-
-def fold(path: str, output: str) -> str:
-    """`path` with `{output}` for the run folder, so that a run can be moved."""
-    inside = output and path.startswith(output.rstrip("/") + "/")
-    return "{output}" + path[len(output.rstrip("/")) :] if inside else path
 
 
 def run_settings(pipeline: Pipeline, limit: int | None) -> dict[str, Any]:

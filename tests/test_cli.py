@@ -1,6 +1,9 @@
 """The command line as a user meets it: quick, plain words for errors, exit codes, and no traceback unless asked for."""
 
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -109,6 +112,23 @@ def test_the_plan_says_how_to_learn_what_a_run_will_cost(
 ) -> None:
     assert call(monkeypatch, "plan", "quickstart", "--set", f"output={tmp_path}/run") == 0
     assert f"capfilt run quickstart --set output={tmp_path}/run --limit 2048 --until write" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("without", "last"), [(["write"], "select"), (["write", "select"], "dedup"), (["write", "select", "dedup"], "filter")]
+)
+def test_the_trial_it_advises_ends_after_a_stage_that_there_is(
+    without: list[str],
+    last: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    left_out = [word for section in without for word in ("--set", f"{section}=null")]
+    assert call(monkeypatch, "plan", "quickstart", "--set", f"output={tmp_path}/run", *left_out) == 0
+    told = capsys.readouterr().out
+    assert f"--limit 2048 --until {last}\n" in told
+    assert f"round-1/{last} " in told
 
 
 def test_the_schema_describes_a_pipeline_and_its_kinds(
@@ -241,6 +261,38 @@ def test_select_makes_a_view_with_another_threshold_and_writes_its_data_set(
     written = pq.read_table(view / "dataset" / "parquet" / "00000.parquet")
     assert written["caption"].to_pylist() == ["text 2"]
     assert not (run_folder / "round-1" / "selection").exists(), "the run's own selection stays as it is"
+
+
+@pytest.mark.parametrize("name", ["42", "run #2", "true"])
+def test_a_run_folder_is_the_one_that_is_named_whatever_yaml_makes_of_its_name(
+    run_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run_folder.parent)
+    shutil.copytree("run", name)
+    assert call(monkeypatch, "select", name, "--name", "x") == 0
+    assert (Path(name) / "round-1" / "views" / "x" / "view.npy").is_file()
+    assert not (run_folder / "round-1" / "views").exists()
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+@pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, "make room"), (errno.EROFS, "change the permissions")])
+def test_a_view_that_cannot_be_written_is_told_in_plain_words(
+    run_folder: Path,
+    number: int,
+    advice: str,
+    is_here: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(selection: Path, folder: Path, **_: Any) -> None:
+        raise OSError(number, os.strerror(number), str(folder / "view.npy"))
+
+    monkeypatch.chdir(run_folder)
+    monkeypatch.setattr("capfilt.stages.select.write_view", refuse)
+    assert call(monkeypatch, "select", "." if is_here else str(run_folder), "--name", "x") == 2
+    told = capsys.readouterr().err
+    assert os.strerror(number) in told
+    assert advice in told
 
 
 @pytest.mark.parametrize("arguments", [("explain", f"{1:032x}"), ("report",), ("select", "--name", "x")])

@@ -17,10 +17,19 @@ from capfilt.config.downstream import Evaluation
 from capfilt.config.explain import explain, nearest
 from capfilt.config.find import bundled, find_yaml
 from capfilt.config.pipeline import Pipeline
-from capfilt.config.source import Place, Source, override, parse
+from capfilt.config.source import Place, Source, as_yaml, override, parse
 from capfilt.errors import ConfigError
 
-__all__ = ["find_yaml", "load_evaluation", "load_pipeline", "load_section", "load_text", "result_settings"]
+__all__ = [
+    "find_yaml",
+    "fold",
+    "load_evaluation",
+    "load_pipeline",
+    "load_section",
+    "load_text",
+    "output_setting",
+    "result_settings",
+]
 
 
 def load_pipeline(path: str | Path, overrides: Sequence[str] = (), limit: int | None = None) -> Pipeline:
@@ -114,10 +123,20 @@ def result_settings(pipeline: Pipeline) -> dict[str, Any]:
     """
     settings = _without_operational(pipeline)
     assert isinstance(settings, dict)
-    inside = re.compile(re.escape(pipeline.output.rstrip("/")) + r"(?=/|$)")
-    folded = _map_strings(settings, lambda text, _: inside.sub("{output}", text) if inside.match(text) else text)
+    folded = _map_strings(settings, lambda text, _: fold(text, pipeline.output))
     assert isinstance(folded, dict)
     return folded
+
+
+def fold(path: str, output: str) -> str:
+    """`path` with `{output}` for the run folder, so that a run can be moved. A text that merely equals the folder stays."""
+    inside = output and path.startswith(output.rstrip("/") + "/")
+    return "{output}" + path[len(output.rstrip("/")) :] if inside else path
+
+
+def output_setting(folder: str) -> str:
+    """The override that makes just this folder the run's, whatever its name means in YAML."""
+    return f"output={as_yaml(folder)}"
 
 
 def _without_operational(value: Any) -> Any:

@@ -3,6 +3,7 @@
 Knows nothing about what a pipeline may contain.
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +71,17 @@ _Dumper.add_representer(str, _text)
 def dump(tree: Any) -> str:
     """YAML that `parse` reads back to an equal tree of dicts, lists and scalars."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def as_yaml(text: str) -> str:
+    """`text` as YAML that means just this text: as it is where it is read so, else in double quotes; on one line."""
+    try:
+        if parse(text, text).tree == text:
+            return text
+    except ConfigError:
+        pass
+    quoted: str = yaml.dump(text, Dumper=_Dumper, default_style='"', allow_unicode=True, width=math.inf)
+    return quoted.rstrip("\n")
 
 
 def parse(text: str, name: str) -> Source:

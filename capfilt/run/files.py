@@ -112,7 +112,9 @@ def writing(where: str, *, inside: bool = False) -> Iterator[None]:
         if not inside and isinstance(problem, FileNotFoundError) and name and str(local(where)).startswith(name):
             told = _no_folder(where, os.strerror(errno.ENOENT))  # say below /proc, where no folder can be made
         is_elsewhere = isinstance(problem, OSError) and problem.errno not in NO_ROOM and name
-        if told is None or (inside and is_elsewhere and not name.startswith(str(local(where)) + os.sep)):
+        if told is None or (
+            inside and is_elsewhere and not os.path.abspath(name).startswith(os.path.abspath(local(where)) + os.sep)
+        ):
             raise
         raise told from problem
 

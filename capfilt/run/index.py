@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from capfilt.config.load import fold
 from capfilt.errors import RunStateError
-from capfilt.plan import InputFile, fold
+from capfilt.plan import InputFile
 from capfilt.run import files
 from capfilt.sources.scan import scan
 

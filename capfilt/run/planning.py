@@ -53,7 +53,10 @@ def changes(pipeline: Pipeline, limit: int | None) -> list[tuple[str, object, ob
     before = files.get_json(files.join(pipeline.output, "plan.json"))
     if not isinstance(before, dict) or "settings" not in before:
         return []
-    return [change for change in differences(before["settings"], run_settings(pipeline, limit)) if change[0] != "rounds"]
+    settings = before["settings"]
+    if settings.get("name") == "{output}":  # of a version that took a name for the folder when it was the same text
+        settings = {**settings, "name": before.get("output")}
+    return [change for change in differences(settings, run_settings(pipeline, limit)) if change[0] != "rounds"]
 
 
 def done_files(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> dict[str, int]:

@@ -13,16 +13,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from capfilt.config.load import fold
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.source import dump
 from capfilt.errors import RunStateError
-from capfilt.plan import ROUND_STAGES, Plan, PlannedStage, find_stage, first_touched, fold
+from capfilt.plan import ROUND_STAGES, Plan, PlannedStage, find_stage, first_touched
 from capfilt.run import files
 from capfilt.run.place import KNOWN
 from capfilt.run.planning import changes
 
 MAKES = {
-    "pool": ("pool", "steps/pool.json"),
+    "pool": ("steps/retry.json", "steps/retry-quarantined.json", "pool", "steps/pool.json"),
     "candidates": ("candidates", "views"),
     "dedup": ("dedup",),
     "select": ("selection",),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from capfilt.config.base import is_operational
 from capfilt.config.find import bundled
-from capfilt.config.load import load_pipeline, load_text, result_settings
+from capfilt.config.load import load_pipeline, load_text, output_setting, result_settings
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.round import TrainedModel
 from capfilt.errors import ConfigError
@@ -213,6 +213,24 @@ def test_only_result_settings_change_the_fingerprint(override: str, counts: bool
 def test_paths_outside_the_run_folder_are_kept_as_they_are() -> None:
     outside = load_text(SMALL, overrides=["read.paths=[runs/smaller/web.parquet, data/web.parquet]"])
     assert result_settings(outside)["read"]["paths"] == ["runs/smaller/web.parquet", "data/web.parquet"]
+
+
+def test_a_setting_that_merely_equals_the_run_folder_is_no_path_in_it() -> None:
+    alike = result_settings(load_text(SMALL, overrides=["name=mine", "caption.prompt=mine", "output=mine"]))
+    assert alike == result_settings(load_text(SMALL, overrides=["name=mine", "caption.prompt=mine", "output=/archive/mine"]))
+    assert (alike["name"], alike["caption"]["prompt"]) == ("mine", "mine")
+
+
+def test_a_path_that_holds_the_folders_name_twice_keeps_its_fingerprint_when_the_run_is_moved() -> None:
+    text = SMALL.replace("{output}/web.parquet", "{output}/x/web/web.parquet")
+    (here,) = result_settings(load_text(text, overrides=["output=web"]))["read"]["paths"]
+    (there,) = result_settings(load_text(text, overrides=["output=/archive/web"]))["read"]["paths"]
+    assert here == there == "{output}/x/web/web.parquet"
+
+
+@pytest.mark.parametrize("folder", ["runs/small", "42", "try #2", "true"])
+def test_a_folder_is_named_whatever_its_name_means_in_yaml(folder: str) -> None:
+    assert Path(load_text(SMALL, overrides=[output_setting(folder)]).output) == Path(folder)
 
 
 @given(st.floats(min_value=0, max_value=1), st.integers(1, 10**6))

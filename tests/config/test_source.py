@@ -5,7 +5,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from capfilt.config.source import dump, parse
+from capfilt.config.source import as_yaml, dump, parse
 from capfilt.errors import ConfigError
 
 plain_values = st.recursive(
@@ -97,3 +97,22 @@ def test_what_is_no_plain_yaml_is_refused(text: str, told: str) -> None:
 
 def test_an_alias_repeats_its_anchor() -> None:
     assert parse("a: &x {b: 1}\nc: *x\n", "x.yaml").tree == {"a": {"b": 1}, "c": {"b": 1}}
+
+
+@given(st.text(max_size=20))
+@example("runs/try #2")
+@example("42")
+@example("true")
+@example("a: b")
+@example(" x")
+@example('it\'s "so"\\')
+@example("\u2028\x85\x00\U0001f600")
+@example("long " * 60)
+def test_any_text_can_be_written_as_yaml_that_means_it(text: str) -> None:
+    assert parse(as_yaml(text), "x").tree == text
+    assert "\n" not in as_yaml(text)
+
+
+def test_a_plain_text_is_written_as_it_is() -> None:
+    assert as_yaml("/archive/mine") == "/archive/mine"
+    assert as_yaml("42") == '"42"'

@@ -7,6 +7,7 @@ import yaml
 
 from capfilt.config.load import load_pipeline
 from capfilt.errors import RunStateError
+from capfilt.plan import plan_stages
 from capfilt.run import files
 from capfilt.run.state import check, limit_of, version_warnings
 
@@ -64,3 +65,20 @@ def test_all_differences_are_listed_at_once(live: Web) -> None:
     live.run(until="select")
     with pytest.raises(RunStateError, match=r"(?s)found 2 changed.*caption.batch_size.*select.min_itm.*--from round-1/caption"):
         live.run("caption.batch_size=4", "select.min_itm=0.3")
+
+
+def test_a_run_whose_name_was_once_taken_for_its_folder_goes_on(live: Web) -> None:
+    """As versions recorded it that folded every text which equals `output`."""
+    alike = f"name={live.run_folder}"
+    live.run(alike, until="pool")
+    plan = live.run_folder / "plan.json"
+    told = json.loads(plan.read_text())
+    assert told["settings"]["name"] == str(live.run_folder)
+    told["settings"]["name"] = "{output}"
+    plan.write_text(json.dumps(told))
+    moved = live.folder / "moved"
+    live.run_folder.rename(moved)
+    check(load_pipeline(moved / "config.yaml", [f"output={moved}"]), [], None, None)
+    other = load_pipeline(moved / "config.yaml", [f"output={moved}", "name=other"])
+    with pytest.raises(RunStateError, match=r'name: ".*/run" -> "other"'):
+        check(other, plan_stages(other, 1, {}), None, None)
