@@ -4,15 +4,14 @@ Changes chunk files only. What was made from a changed chunk (its texts and scor
 date from then on: a chunk knows the sha256 of what it was made from, and the next `capfilt run` makes it anew.
 """
 
-import shlex
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pyarrow.parquet as pq
 
@@ -23,6 +22,7 @@ from capfilt.run import files, index
 from capfilt.run.again import Again
 from capfilt.run.build import Job
 from capfilt.run.commit import Footer, chunk_path
+from capfilt.run.context import resuming
 from capfilt.run.jobs import candidates_job, make_executor, pool_job, serve
 from capfilt.run.lease import Lease
 from capfilt.run.ledger import Ledger
@@ -88,7 +88,7 @@ def retry_rows(pipeline: Pipeline, again: Again, *, progress: RunProgress) -> Re
     with _opened(pipeline, progress) as (plan, executor, result):
         job = pool_job(pipeline, plan.settings)
         known = Ledger(job.folder, job.fingerprint, redo="read").done()
-        through = _Through(pipeline.output, again)
+        through = _Through(pipeline.output, "retry", asdict(again))
         rows = {name: _rows_to_try(job, footer, again) for name, footer in known.items() if name not in through.chunk_ids}
         todo = [chunk for chunk in plan.chunks if rows.get(chunk.chunk_id)]
         failed: dict[str, str] = {}
@@ -104,8 +104,10 @@ def retry_rows(pipeline: Pipeline, again: Again, *, progress: RunProgress) -> Re
                     if outcome.error is not None:
                         failed[name] = outcome.error
                     else:
-                        _count(result, known[name], outcome)
-                        through.add(name)
+                        is_new = outcome.sha256 != known[name].sha256
+                        if is_new:
+                            _count(result, known[name], outcome)
+                        through.add(name, "pool" if is_new else None)
                     shown.advance(rows[name])
         if failed:
             first = next(iter(failed))
@@ -114,6 +116,7 @@ def retry_rows(pipeline: Pipeline, again: Again, *, progress: RunProgress) -> Re
                 f"failed as a whole and stay as they were (first: {first}: {failed[first]}). Mend the cause and run the same "
                 "command again: it tries just these"
             )
+        result.changed = through.changed
         through.forget()
         return result
 
@@ -127,17 +130,20 @@ def retry_quarantined(pipeline: Pipeline, *, progress: RunProgress) -> Retried:
     """
     with _opened(pipeline, progress) as (plan, executor, result):
         pool = pool_job(pipeline, plan.settings)
+        through = _Through(pipeline.output, "retry-quarantined", {})
         chunks = {chunk.chunk_id: chunk.rows for chunk in plan.chunks}
-        done = _try_aside(executor, pool, plan, chunks, result, progress)
+        done = _try_aside(executor, pool, plan, chunks, result, through, progress)
         made_from = {name: footer.sha256 for name, footer in done.items()}
         healthy = {name: footer.counts.get("ok", 0) for name, footer in done.items()}
-        out_of_date = bool(result.changed.get("pool")) and pipeline.has_round_0
+        out_of_date = bool(through.changed.get("pool")) and pipeline.has_round_0
         for number in range(1, pipeline.rounds + 1):
             has_begun = files.exists(files.join(pipeline.output, "steps", f"round-{number}-candidates.json"))
             if out_of_date or not has_begun or pipeline.caption is None:
                 break
             job, _ = paired(candidates_job(pipeline, plan.settings, number, pool.fingerprint))
-            _try_aside(executor, job, plan, healthy, result, progress, made_from)
+            _try_aside(executor, job, plan, healthy, result, through, progress, made_from)
+        result.changed = through.changed
+        through.forget()
         return result
 
 
@@ -147,6 +153,7 @@ def _try_aside(
     plan: Plan,
     healthy: dict[str, int],
     result: Retried,
+    through: "_Through",
     progress: RunProgress,
     made_from: dict[str, str] | None = None,
 ) -> dict[str, Footer]:
@@ -157,6 +164,8 @@ def _try_aside(
     if not aside:
         return before
     with ExitStack() as stack:
+        stack.enter_context(through)
+        stack.callback(lambda: through.change(job.name, ledger.done().keys() - before.keys()))
         passed = run_chunks(
             executor,
             serve(stack, job) if job.kind == "pool" else job,
@@ -168,17 +177,20 @@ def _try_aside(
             made_from=made_from,
             only=aside,
         )
-    after = ledger.done()
     result.tried_chunks += len(aside)
-    result.changed[job.name] = sorted(after.keys() - before.keys())
     result.still[job.name] = list(passed.left_out)
-    return after
+    return ledger.done()
 
 
 @contextmanager
 def _opened(pipeline: Pipeline, progress: RunProgress) -> Iterator[tuple[Plan, Executor, Retried]]:
     """The plan as the run knows it, under the lease. No input is scanned: what was appended since is for `capfilt run`."""
     output = pipeline.output
+    if pipeline.read is None:
+        raise RunStateError(
+            f"{output}: expected a run with a pool, found one that only trains (no `read` in its config). There are no rows to "
+            "try again; the command that began it goes on with the training"
+        )
     limit = limit_of(output)
     lease = Lease(output)
     try:
@@ -192,10 +204,8 @@ def _opened(pipeline: Pipeline, progress: RunProgress) -> Iterator[tuple[Plan, E
                 )
             executor = make_executor(pipeline, progress.note)
             stack.callback(executor.close)
-            go_on = f"capfilt run {shlex.quote(files.join(output, 'config.yaml'))}"
-            if limit is not None:
-                go_on = f"the command that began it (capfilt run … --limit {limit})"
-            yield make_plan(pipeline, known, limit=limit), executor, Retried(output, go_on, pipeline.has_round_0)
+            result = Retried(output, resuming(output, limit), pipeline.has_round_0)
+            yield make_plan(pipeline, known, limit=limit), executor, result
     except KeyboardInterrupt as stop:
         if lease.is_lost:
             raise lease.lost_error() from None
@@ -222,9 +232,6 @@ def _outcomes(executor: Executor, job: Job, todo: list[Chunk]) -> Iterator[Outco
 
 
 def _count(result: Retried, before: Footer, outcome: Outcome) -> None:
-    if outcome.sha256 == before.sha256:
-        return
-    result.changed.setdefault("pool", []).append(outcome.chunk_id)
     for status, count in outcome.counts.items():
         gained = count - before.counts.get(status, 0)
         if gained > 0:
@@ -232,18 +239,31 @@ def _count(result: Retried, before: Footer, outcome: Outcome) -> None:
 
 
 class _Through:
-    """Chunks that an unfinished retry is through with: steps/retry.json. Entered, it is kept up to date on every way out."""
+    """Chunks that an unfinished retry is through with, and by job those that it made anew: steps/<name>.json. Entered, it is kept
+    up to date on every way out."""
 
-    def __init__(self, output: str, again: Again) -> None:
-        self._path = files.join(output, "steps", "retry.json")
-        self._again = asdict(again)
+    def __init__(self, output: str, name: str, again: dict[str, Any]) -> None:
+        self._path = files.join(output, "steps", f"{name}.json")
+        self._again = again
         mark = files.get_json(self._path)
         is_ours = isinstance(mark, dict) and mark.get("again") == self._again
         self.chunk_ids: set[str] = set(mark["through"]) if is_ours else set()
+        changed = mark.get("changed", {}) if is_ours else {}
+        self._changed: dict[str, set[str]] = {job: set(chunk_ids) for job, chunk_ids in changed.items()}
         self._written = time.monotonic()
 
-    def add(self, chunk_id: str) -> None:
+    @property
+    def changed(self) -> dict[str, list[str]]:
+        return {job: sorted(chunk_ids) for job, chunk_ids in self._changed.items()}
+
+    def change(self, job: str, chunk_ids: Iterable[str]) -> None:
+        self._changed.setdefault(job, set()).update(chunk_ids)
+
+    def add(self, chunk_id: str, changed: str | None) -> None:
+        """`changed`: the job whose file is new."""
         self.chunk_ids.add(chunk_id)
+        if changed is not None:
+            self.change(changed, [chunk_id])
         if time.monotonic() - self._written > MARK_EVERY_S:
             self._write()
 
@@ -251,7 +271,7 @@ class _Through:
         files.remove(self._path)
 
     def _write(self) -> None:
-        files.put_json(self._path, {"again": self._again, "through": sorted(self.chunk_ids)})
+        files.put_json(self._path, {"again": self._again, "through": sorted(self.chunk_ids), "changed": self.changed})
         self._written = time.monotonic()
 
     def __enter__(self) -> Self:

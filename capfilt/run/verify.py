@@ -15,6 +15,7 @@ from capfilt.plan import Plan, make_plan
 from capfilt.run import files, index
 from capfilt.run.build import Job
 from capfilt.run.commit import Footer
+from capfilt.run.context import resuming
 from capfilt.run.jobs import candidates_job, pool_job
 from capfilt.run.lease import Lease
 from capfilt.run.progress import RunProgress
@@ -53,27 +54,36 @@ def verify(pipeline: Pipeline, *, rows: int, seed: int, progress: RunProgress) -
         raise RunStateError(f"{output}: expected a run that has begun its pool, found no inputs.parquet. Start capfilt run")
     limit = limit_of(output)
     plan = make_plan(pipeline, known, limit=limit)
-    began = "capfilt run …" if limit is not None else f"capfilt run {shlex.quote(files.join(output, 'config.yaml'))}"
-    seen, result = Seen(output, began), Verified(output)
+    seen, result = Seen(output, resuming(output, limit)), Verified(output)
     with ExitStack() as stack:
         try:
             stack.enter_context(Lease(output))
         except OutputError:
             seen.notes.append(f"{output} cannot be written: looked at without a lease")
-        with progress.stage("verify files", len(plan.chunks), "chunks") as shown:
-            pool = pool_job(pipeline, plan.settings)
-            good = _chunks(seen, result, pool, {chunk.chunk_id: chunk.rows for chunk in plan.chunks})
-            shown.advance(len(plan.chunks), files=seen.files)
-        scored = [_round(seen, result, plan, pipeline, number, pool, good) for number in _rounds(pipeline)]
+        scored: list[tuple[Job, dict[str, int]]] = []
+        if pipeline.read is not None:  # else the run only trains: no pool, and no round works on it
+            scored = _pool_and_rounds(seen, result, plan, pipeline, progress)
         result.differences += check_steps(seen)
         for folder, advice in _datasets(seen):
             result.differences += check_dataset(seen, folder, advice)
         result.differences += check_strangers(seen)
         result.files = seen.files
         result.notes = [*version_warnings(output), *seen.notes]
-        for job, chunks in (found for found in scored if found is not None):
+        for job, chunks in scored:
             _make_again(seen, result, job, sample(chunks, rows, seed), progress)
     return result
+
+
+def _pool_and_rounds(
+    seen: Seen, result: Verified, plan: Plan, pipeline: Pipeline, progress: RunProgress
+) -> list[tuple[Job, dict[str, int]]]:
+    """All chunk files; of each round what can be made again, as `_round` gives it."""
+    with progress.stage("verify files", len(plan.chunks), "chunks") as shown:
+        pool = pool_job(pipeline, plan.settings)
+        good = _chunks(seen, result, pool, {chunk.chunk_id: chunk.rows for chunk in plan.chunks})
+        shown.advance(len(plan.chunks), files=seen.files)
+    scored = [_round(seen, result, plan, pipeline, number, pool, good) for number in _rounds(pipeline)]
+    return [found for found in scored if found is not None]
 
 
 def _chunks(

@@ -103,6 +103,38 @@ def test_an_interrupted_retry_goes_on_behind_the_chunks_that_were_through(live: 
     assert live.asked == [2], "a retry that ended begins anew"
 
 
+@pytest.fixture
+def half_a_retry(live: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A retry that won row 1 and was stopped before row 5."""
+    live.run()
+    live.answers = {2: ("download_failed", "http_404"), 5: TIMEOUT, 6: ("opted_out", "robots_txt:disallow")}
+    run_chunks = LocalExecutor.run
+
+    def stops(self: LocalExecutor, job: Job, chunks: Sequence[Chunk]) -> Iterator[Outcome]:
+        yield from run_chunks(self, job, chunks[:1])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalExecutor, "run", stops)
+        with pytest.raises(Interrupted):
+            live.retry()
+
+
+def test_a_retry_that_goes_on_tells_of_what_changed_before_it_was_stopped(live: Web, half_a_retry: None) -> None:
+    told = live.retry()
+    assert live.asked == [5]
+    assert told.changed == {"pool": [live.rows()[1]["row_id"][:16]]}
+    assert "1 chunk file(s) are new" in str(told)
+    assert "nothing has changed" in str(live.retry()), "that one began anew"
+
+
+def test_a_pool_that_was_made_anew_is_retried_from_its_beginning(live: Web, half_a_retry: None) -> None:
+    live.answers[1] = TIMEOUT
+    live.run(start_from="read")
+    live.retry()
+    assert sorted(live.asked) == [1, 2, 5]
+
+
 def test_a_chunk_that_fails_as_a_whole_stays_as_it_was_and_the_same_command_tries_just_it(live: Web) -> None:
     live.run()
     before = results(live.run_folder)
@@ -131,9 +163,12 @@ def test_a_run_that_was_moved_can_be_retried_and_run(live: Web) -> None:
     moved = live.folder / "moved"
     live.run_folder.rename(moved)
     settings = load_pipeline(moved / "config.yaml", [f"output={moved}"])
-    assert retry_rows(settings, Again("download_failed"), progress=SilentProgress()).counts == {"ok": 1}
+    told = retry_rows(settings, Again("download_failed"), progress=SilentProgress())
+    assert told.counts == {"ok": 1}
+    assert told.next_command == f"capfilt run {moved}/config.yaml --set output={moved}"
     live.captioned.clear()
-    run_pipeline(settings, progress=SilentProgress())
+    run_pipeline(load_pipeline(moved / "config.yaml", [f"output={moved}"]), progress=SilentProgress())
+    assert not live.run_folder.exists()
     assert sorted(live.captioned) == [0, 1, 3]
 
 
@@ -247,6 +282,30 @@ def test_chunks_of_the_pool_come_back_too(live: Web) -> None:
     retried = results(live.run_folder)
     live.run(fresh=True)
     assert results(live.run_folder) == retried
+
+
+def test_a_retry_of_chunks_that_goes_on_tells_of_those_that_came_back_before_it_was_stopped(
+    live: Web, breaks: Callable[[Sequence[int]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks([0, 8])
+    live.run("resources.max_failure_rate.caption=0.9")
+    breaks([8])
+    run_chunks = LocalExecutor.run
+
+    def stops(self: LocalExecutor, job: Job, chunks: Sequence[Chunk]) -> Iterator[Outcome]:
+        yield next(outcome for outcome in run_chunks(self, job, chunks) if outcome.error is None)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalExecutor, "run", stops)
+        with pytest.raises(Interrupted):
+            live.retry_quarantined()
+    told = live.retry_quarantined()
+    assert told.changed == {"round-1/candidates": [live.rows()[0]["row_id"][:16]]}
+    assert len(told.still["round-1/candidates"]) == 1
+    assert "1 chunk file(s) are new" in str(told)
+    assert "nothing has changed" in str(live.retry_quarantined()), "that one began anew"
+    assert not (live.run_folder / "steps" / "retry-quarantined.json").exists()
 
 
 def test_nothing_quarantined_is_told(live: Web) -> None:

@@ -11,9 +11,17 @@ import yaml
 from PIL import Image
 
 from capfilt.config.load import load_pipeline
-from capfilt.errors import ConfigError
+from capfilt.errors import ConfigError, RunStateError
+from capfilt.plan import make_plan
 from capfilt.rounds import run_pipeline
+from capfilt.run import index
+from capfilt.run.again import Again
 from capfilt.run.planning import plan_pipeline
+from capfilt.run.progress import SilentProgress
+from capfilt.run.retry import retry_quarantined, retry_rows
+from capfilt.run.state import record
+from capfilt.run.steps import Steps
+from capfilt.run.verify import verify
 
 OPTIM = {"steps": 2, "batch_size": 4, "lr": 0.001, "threads": 1}
 
@@ -68,6 +76,7 @@ def test_it_is_planned_run_continued_and_reported(sections, load):
     run_pipeline(pipeline)
     assert weights.stat().st_mtime_ns == before
     assert all(stage.done for stage in plan_pipeline(pipeline).stages)
+    assert verify(pipeline, rows=4, seed=0, progress=SilentProgress()).differences == []
 
     del sections["pretrain"]
     sections["output"] += "-2"
@@ -76,6 +85,28 @@ def test_it_is_planned_run_continued_and_reported(sections, load):
     del sections["finetune"]["filter"]
     run_pipeline(load(sections))
     assert (Path(sections["output"]) / "round-1" / "models" / "captioner" / "model.safetensors").is_file()
+
+
+def test_verify_looks_at_its_models_and_retry_says_that_it_has_no_pool(sections, load):
+    pipeline, output = load(sections), Path(sections["output"])
+    record(pipeline, make_plan(pipeline, []))
+    index.save(str(output), [])
+    weights = output / "round-1" / "models" / "filter" / "model.safetensors"
+
+    def make():
+        weights.parent.mkdir(parents=True)
+        weights.write_bytes(b"weights")
+
+    Steps(str(output)).run("round-1/finetune", "key", [str(weights.relative_to(output))], make)
+    found = verify(pipeline, rows=4, seed=0, progress=SilentProgress())
+    assert (found.differences, found.files, found.rows) == ([], 1, 0)
+    weights.write_bytes(b"others")
+    (difference,) = verify(pipeline, rows=4, seed=0, progress=SilentProgress()).differences
+    assert difference.advice == f"capfilt run {output}/config.yaml --from round-1/finetune"
+    with pytest.raises(RunStateError, match="expected a run with a pool, found one that only trains"):
+        retry_rows(pipeline, Again("download_failed"), progress=SilentProgress())
+    with pytest.raises(RunStateError, match="expected a run with a pool, found one that only trains"):
+        retry_quarantined(pipeline, progress=SilentProgress())
 
 
 @pytest.mark.parametrize(

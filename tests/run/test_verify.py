@@ -1,6 +1,7 @@
 """`capfilt verify`: a run as it was made passes; each way a file can differ is found, named and given its remedy."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from capfilt.config.load import load_pipeline, output_setting
 from capfilt.errors import LeaseError, RunStateError
+from capfilt.rounds import run_pipeline
 from capfilt.run import files
 from capfilt.run.commit import FOOTER_KEY, Footer, commit, read_footer
 from capfilt.run.lease import Lease
@@ -310,3 +313,17 @@ def test_a_chunk_without_a_sha256_is_read_and_told(live: Web) -> None:
     (difference,) = look(live).differences
     assert isinstance(difference, Difference)
     assert difference.expected.startswith("rows by status")
+
+
+def test_the_advice_about_a_run_that_was_moved_is_for_where_it_lies(live: Web) -> None:
+    live.run()
+    moved = live.folder / "try #2"
+    live.run_folder.rename(moved)
+    flip(moved / "round-1/dataset/parquet/00000.parquet", 500)
+    settings = load_pipeline(moved / "config.yaml", [output_setting(str(moved))])
+    (difference,) = verify(settings, rows=0, seed=0, progress=SilentProgress()).differences
+    _, _, config, *options = shlex.split(difference.advice)
+    assert options[2:] == ["--from", "round-1/write"]
+    run_pipeline(load_pipeline(config, [options[1]]), start_from=options[3], progress=SilentProgress())
+    assert verify(settings, rows=0, seed=0, progress=SilentProgress()).differences == []
+    assert not live.run_folder.exists()
