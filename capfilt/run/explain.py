@@ -27,7 +27,7 @@ def explain(run_folder: Path, uid: str) -> list[Json]:
     """One entry per row whose uid or row id is `uid`, or whose uid begins so (eight digits stand on a report's cards), by row id.
 
     An entry holds the row as it is in the pool (without its picture), and `rounds`: per round `status` (`quarantined` where its
-    chunk failed as a whole), `error`, `captions` (each with `kept` and `reason` where the round has decided), `group`,
+    chunk failed as a whole), `error`, `captions` (each with `kept` and `reason` where the round has decided on them), `group`,
     `group_members`, `neighbours`, `survivor`, `contaminated_by`, `judged` (the selection's policy, score and threshold; of
     several filters also how they are combined and each one's own), and `dataset`, where the row lies (`shard`, `key`, `files`),
     None where it was not written.
@@ -84,8 +84,8 @@ def _story(folder: Path, number: int, chunk_file: str, row_id: str) -> Json | No
     story: Json = {"round": number, "status": row["status"], "error": row["error"], "captions": row["captions"] or []}
     selection = folder / "selection" / "selection.parquet"
     decided = _one(selection, row_id) if selection.is_file() else None
-    if decided is None:
-        return story
+    if decided is None or len(decided["kept"]) != len(story["captions"]):
+        return story  # or made anew since the round decided, as after a retry
     for caption, kept, reason in zip(story["captions"], decided["kept"], decided["reason"], strict=True):
         caption["kept"], caption["reason"] = kept, reason
     story |= {name: decided[name] for name in ("group", "survivor", "contaminated_by")}

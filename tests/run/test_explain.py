@@ -134,3 +134,20 @@ def test_a_run_that_has_only_a_pool_is_told_so_far(run: Path) -> None:
 def test_a_stranger_is_refused(run: Path) -> None:
     with pytest.raises(InputError, match="2 pool files"):
         explain(run, "f" * 32)
+
+
+def test_texts_that_were_made_since_the_round_decided_are_not_decided(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As between a retry that won row 3, when candidates are made anew, and the end of the run that goes on."""
+    chunk = run / "round-1" / "candidates" / f"chunk-{CHUNKS[1]}.parquet"
+    table = pq.read_table(chunk)
+    at, kind = table.column_names.index("captions"), table.schema.field("captions").type
+    texts = [table["captions"][0].as_py(), [caption(0.6), caption(0.8)]]
+    pq.write_table(table.set_column(at, "captions", pa.array(texts, kind)), chunk)
+    (row,) = explain(run, f"{CHUNKS[1]}-000001")
+    (story,) = row["rounds"]
+    assert [text["text"] for text in story["captions"]] == ["at 0.6", "at 0.8"]
+    assert not any("kept" in text for text in story["captions"])
+    show_journey(row)
+    told = capsys.readouterr().out
+    assert told.count("not decided") == 2
+    assert "no selection yet" in told
