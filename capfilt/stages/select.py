@@ -27,7 +27,7 @@ from capfilt.stages.nothing import why_nothing
 from capfilt.stages.policy import CODE, CODES, POLICY_COLUMNS, Judged, judge
 from capfilt.stages.tally import Tally
 from capfilt.writers.view import write_view
-from capfilt.writers.whole import whole_folder, write_json
+from capfilt.writers.whole import BESIDE, whole_folder, write_json
 
 ROWS_PER_GROUP = 65_536
 _KEPT, _DUPLICATE, _CONTAMINATED = CODE["kept"], CODE["duplicate"], CODE["contaminated"]
@@ -71,6 +71,11 @@ def select_view(
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ConfigError(f"expected a view's name of letters, digits, `.`, `_` and `-`; found `{name}`. Choose another")
+    if name.lower().endswith(BESIDE):
+        raise ConfigError(
+            f"expected a view's name without `{'` or `'.join(BESIDE)}` at its end, which another view's writing deletes; found "
+            f"`{name}`. Choose another"
+        )
     source = scored_round(run, round_number)
     recorded = source / "dedup"
     if dedup is not None and not recorded.is_dir():

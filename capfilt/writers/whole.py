@@ -9,6 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+BESIDE = (".tmp", ".old")
+"""Behind a folder's name: what is written beside it, and what it takes the place of. Both are deleted without a question."""
+
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
@@ -16,8 +19,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
     Whoever is interrupted leaves only the .tmp folder, which the next attempt removes.
     """
-    beside = target.with_name(target.name + ".tmp")
-    old = target.with_name(target.name + ".old")
+    beside, old = (target.with_name(target.name + end) for end in BESIDE)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     yield beside

@@ -229,6 +229,15 @@ def test_a_view_of_a_run_that_has_not_come_to_dedup_is_refused_and_not_written_w
     assert select_view(run, "early", SelectConfig(), None)["kept_rows"] == 2
 
 
+@pytest.mark.parametrize("name", ["strict.old", "strict.tmp", "Strict.OLD"])
+def test_a_view_is_not_called_like_what_is_written_beside_another(tmp_path: Path, name: str) -> None:
+    run = make_run(tmp_path, [[text("web", 0.9)]])
+    with pytest.raises(ConfigError, match=rf"without `.tmp` or `.old` at its end.*found `{name}`"):
+        select_view(run, name, SelectConfig(), None)
+    assert not (run / "round-1" / "views").exists()
+    assert select_view(run, "older.v2", SelectConfig(), None)["kept_rows"] == 1
+
+
 def test_a_run_without_candidates_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="candidates"):
         select_view(tmp_path, "v", SelectConfig(), None)
