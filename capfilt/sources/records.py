@@ -95,4 +95,7 @@ def _number(value: Any) -> int | float | None:
             number = int(str(value)) if str(value).strip().lstrip("+-").isdecimal() else float(str(value))
         except (ValueError, OverflowError):
             return None
-    return number if math.isfinite(number) else None
+    try:
+        return number if math.isfinite(number) else None
+    except OverflowError:  # a whole number beyond every float
+        return None

@@ -46,6 +46,17 @@ def test_a_file_without_header_and_three_columns_is_mapped_by_number(kit: Any, t
     assert table["upstream"].to_pylist() == [{"0": 7}, {"0": 8}]
 
 
+@pytest.mark.parametrize("kind", ["int", "float"])
+def test_a_number_that_no_column_holds_is_none_and_its_chunk_is_read(kit: Any, tmp_path: Path, kind: str) -> None:
+    huge = "9" * 400
+    rows = kit.put(tmp_path / "x.csv", f"url,text,n\nhttp://a/1,one,{huge}\nhttp://a/2,two,7\n".encode())
+    lines = [f'{{"url": "http://a/{n}", "text": "t", "n": {value}}}' for n, value in enumerate((huge, "7"))]
+    objects = kit.put(tmp_path / "x.jsonl", "\n".join(lines).encode())
+    for path in (rows, objects):
+        table = kit.read_all(kit.section(paths=[str(path)], keep_columns=["n"], keep_types={"n": kind}))
+        assert table["upstream"].to_pylist() == [{"n": None}, {"n": 7}]
+
+
 def test_datacomp_needs_no_mapping(kit: Any, tmp_path: Path) -> None:
     found = pa.table(
         {"uid": ["0" * 31 + "1", "A1"], "url": ["http://a", "http://b"], "text": ["t", "u"], "original_width": [7, 8]}
