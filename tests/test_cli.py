@@ -271,6 +271,7 @@ def test_a_run_folder_is_the_one_that_is_named_whatever_yaml_makes_of_its_name(
     shutil.copytree("run", name)
     assert call(monkeypatch, "select", name, "--name", "x") == 0
     assert (Path(name) / "round-1" / "views" / "x" / "view.npy").is_file()
+    assert cli._settings_of(Path(name), None).output == name
     assert not (run_folder / "round-1" / "views").exists()
 
 
