@@ -73,6 +73,16 @@ def _parse(url: str) -> Target:
     return Target(scheme, host, port, (path if path.startswith("/") else "/" + path) + (f"?{query}" if query else ""))
 
 
+def one_spelling(text: str, plain: str = "-._~") -> str:
+    """Escapes of letters, digits and what is in `plain` undone, the others in capitals (RFC 3986, 6.2.2)."""
+
+    def respell(found: re.Match[str]) -> str:
+        letter = chr(int(found.group()[1:], 16))
+        return letter if letter.isascii() and (letter.isalnum() or letter in plain) else found.group().upper()
+
+    return re.sub(r"%[0-9a-fA-F]{2}", respell, text)
+
+
 def _ascii_host(name: str) -> str:
     if ":" in name:
         return str(ipaddress.IPv6Address(name))  # a scope (`%eth0`) survives here and is refused below, as not public

@@ -15,7 +15,7 @@ from typing import IO, Any
 import fsspec
 import numpy as np
 
-from capfilt.download.addresses import Target, parse_url
+from capfilt.download.addresses import Target, one_spelling, parse_url
 from capfilt.download.outcome import Blocked, FetchError
 from capfilt.errors import InputError
 
@@ -147,17 +147,7 @@ def _parents(host: str) -> Iterator[str]:
 
 def _url_key(target: Target) -> bytes:
     path, question, query = target.path.partition("?")
-    return _key(target.authority + _without_dots(_one_spelling(path)) + question + _one_spelling(query))
-
-
-def _one_spelling(text: str) -> str:
-    """Escapes of letters that need none undone, the others in capitals (RFC 3986, 6.2.2)."""
-
-    def respell(found: re.Match[str]) -> str:
-        letter = chr(int(found.group()[1:], 16))
-        return letter if letter.isascii() and (letter.isalnum() or letter in "-._~") else found.group().upper()
-
-    return re.sub(r"%[0-9a-fA-F]{2}", respell, text)
+    return _key(target.authority + _without_dots(one_spelling(path)) + question + one_spelling(query))
 
 
 def _without_dots(path: str) -> str:

@@ -10,8 +10,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
-from capfilt.download.addresses import Target
+from capfilt.download.addresses import Target, one_spelling
 from capfilt.download.outcome import FetchError
 
 MAX_ROBOTS_BYTES = 512_000  # RFC 9309 asks for at least 500 KiB; the rest is not read
@@ -19,11 +20,13 @@ _HOSTS = 20_000
 _RULES_BYTES = 64_000_000  # of all remembered rules together; most hosts need some hundred
 _RULES_S = 24 * 3600.0  # RFC 9309: no longer than a day
 _FAILURE_S = 300.0
+_TOKEN = re.compile(r"[A-Za-z_-]+")
+_PLAIN = "-._~!&'()+,:;=@[]"  # the same whether escaped or not; `/`, `?`, `%`, `*` and `$` are not
 
 
 def product_token(user_agent: str) -> str:
     """`capfilt` of `capfilt/0.1 (+https://…)`: the name that hosts address."""
-    found = re.match(r"[A-Za-z_-]+", user_agent.strip())
+    found = _TOKEN.match(user_agent.strip())
     return found.group().lower() if found else "*"
 
 
@@ -35,9 +38,9 @@ class RobotsRules:
 
     def allows(self, path: str) -> bool:
         """The longest matching pattern decides, `Allow` among equals; robots.txt itself may always be read."""
+        path = _normal_path(path)
         if path == "/robots.txt":
             return True
-        path = _normal(path)
         best = max(((len(pattern), allowed) for allowed, pattern in self.rules if _matches(pattern, path)), default=(0, True))
         return best[1]
 
@@ -69,22 +72,46 @@ def parse_robots(text: str, agent: str) -> RobotsRules:
         if key == "user-agent":
             if not is_naming:
                 groups.append(_Group())
-            groups[-1].agents.add(product_token(value) if value != "*" else "*")
+            groups[-1].agents |= _agents(value)
             is_naming = True
         elif key in ("allow", "disallow"):
             is_naming = False
             if groups and value:  # an empty pattern matches nothing
-                groups[-1].rules.append((key == "allow", _normal(value)))
+                groups[-1].rules.append((key == "allow", _normal_rule(value)))
     named = [group for group in groups if agent in group.agents] or [group for group in groups if "*" in group.agents]
     return RobotsRules(tuple(rule for group in named for rule in group.rules))
 
 
-def _normal(path: str) -> str:
-    """Percent-encoding made comparable: non-ASCII letters encoded, escapes in capitals."""
-    encoded = "".join(
-        letter if letter.isascii() else "".join(f"%{byte:02X}" for byte in letter.encode("utf-8", "replace")) for letter in path
-    )
-    return re.sub(r"%[0-9a-fA-F]{2}", lambda found: found.group().upper(), encoded)
+def _agents(value: str) -> set[str]:
+    """Whom a User-agent line names: nobody that we could be where it begins with no product token, as `360Spider` and `008`."""
+    if value.split()[:1] == ["*"]:
+        return {"*"}
+    found = _TOKEN.match(value)
+    return {found.group().lower()} if found else set()
+
+
+def _normal_path(path: str) -> str:
+    """What a rule is compared with (RFC 9309, 2.2.2): one spelling of escapes, no `.` and `..`, a literal `*` and `$` escaped."""
+    path, question, query = _spelled(path).partition("?")
+    first, *parts = path.split("/")
+    kept: list[str] = []
+    for part in parts:
+        if part == "..":
+            del kept[-1:]
+        elif part != ".":
+            kept.append(part)
+    if parts and parts[-1] in (".", ".."):
+        kept.append("")
+    return "/".join([first, *kept]) + question + query
+
+
+def _normal_rule(value: str) -> str:
+    """The same spelling, with `*` and a final `$` left to match."""
+    return _spelled(value.removesuffix("$"), "*") + ("$" if value.endswith("$") else "")
+
+
+def _spelled(text: str, also: str = "") -> str:
+    return one_spelling(quote(text, safe=f"/?%{_PLAIN}{also}", errors="replace"), _PLAIN)
 
 
 def _matches(pattern: str, path: str) -> bool:

@@ -64,6 +64,53 @@ def test_escapes_and_plain_letters_are_the_same_path() -> None:
     assert not rules.allows("/s%c3%bc%C3%9F/a.jpg")
 
 
+@pytest.mark.parametrize(
+    ("rule", "path", "allowed"),
+    [
+        ("/~joe/", "/%7Ejoe/a.jpg", False),
+        ("/%7ejoe/", "/~joe/a.jpg", False),
+        ("/%6Aoe", "/joe", False),
+        ("/private/", "/x/../private/a.jpg", False),
+        ("/private/", "/x/%2E./private/a.jpg", False),
+        ("/private/", "/./private/a.jpg", False),
+        ("/private/$", "/private/x/..", False),
+        ("/x/", "/x/../open/a.jpg", True),
+        ("/my pictures/", "/my pictures/a.jpg", False),
+        ("/my pictures/", "/my%20pictures/a.jpg", False),
+        ('/"a"', "/%22a%22", False),
+        ("/a(1)", "/a%281%29", False),
+        ("/a%281%29", "/a(1)", False),
+        ("/a/b", "/a%2Fb", True),
+        ("/a/b", "/a//b", True),
+        ("/a//b", "/a//b", False),
+        ("/a?b=/../c", "/a?b=/../c", False),
+        ("/a%2A.jpg", "/a*.jpg", False),
+        ("/a%2A.jpg", "/ab.jpg", True),
+        ("/*.jpg%24", "/a.jpg$", False),
+        ("/*.jpg$", "/a.jpg$", True),
+        ("/%257E", "/~", True),
+    ],
+)
+def test_a_path_is_the_same_however_it_is_spelt(rule: str, path: str, allowed: bool) -> None:
+    rules = parse_robots(f"User-agent: *\nDisallow: {rule}", "capfilt")
+    assert rules.allows(parse_url(f"http://web.test{path}").path) is allowed
+
+
+@pytest.mark.parametrize("value", ["008", "360Spider", "80legs", "", "*bot", "(capfilt)"])
+def test_a_group_for_an_agent_without_a_product_token_is_nobodys(value: str) -> None:
+    shut = parse_robots(f"User-agent: {value}\nDisallow: /", "capfilt")
+    assert shut.allows("/a.jpg")
+    kept_out = parse_robots(f"User-agent: {value}\nAllow: /\n\nUser-agent: *\nDisallow: /", "capfilt")
+    assert not kept_out.allows("/a.jpg")
+
+
+def test_an_agent_without_a_product_token_begins_a_group_and_shares_one() -> None:
+    rules = parse_robots("User-agent: capfilt\nDisallow: /a\nUser-agent: 008\nDisallow: /b", "capfilt")
+    assert [rules.allows(path) for path in ("/a", "/b")] == [False, True]
+    shared = parse_robots("User-agent: 008\nUser-agent: capfilt\nUser-agent: 80legs\nDisallow: /c", "capfilt")
+    assert not shared.allows("/c")
+
+
 def test_allow_wins_among_equally_long_rules() -> None:
     assert RobotsRules(((False, "/a"), (True, "/a"))).allows("/a")
 
