@@ -2,6 +2,13 @@
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+
+import pytest
+
+from capfilt.download import img2dataset_parts
 
 LOOK = """
 import os, sys
@@ -21,3 +28,24 @@ def test_a_module_comes_without_the_programme_and_the_package_is_whole_afterward
     found = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True)
 
     assert found.stdout.split() == ["False", "False", "True", "True"]
+
+
+def test_no_thread_meets_the_package_that_another_one_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, img2dataset_parts.PACKAGE, raising=False)
+    at_work: list[str] = []
+    seen: list[int] = []
+
+    def slowly(name: str) -> ModuleType:
+        at_work.append(name)
+        seen.append(len(at_work))
+        time.sleep(0.02)
+        at_work.remove(name)
+        return ModuleType(name)
+
+    monkeypatch.setattr(img2dataset_parts, "import_module", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(img2dataset_parts.load, ["downloader", "resizer"] * 4))
+
+    assert [module.__name__ for module in loaded] == ["img2dataset.downloader", "img2dataset.resizer"] * 4
+    assert seen == [1] * 8
+    assert img2dataset_parts.PACKAGE not in sys.modules
