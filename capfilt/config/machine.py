@@ -24,7 +24,9 @@ class RayConfig(Section):
 class StageResources(Section):
     """What one stage runs on."""
 
-    actors: Positive = 1  # processes side by side, with `executor: ray`; `local` does without
+    actors: Positive = 1
+    """Processes side by side, with `executor: ray`; `local` does without. Of `download` at most `download.per_host`, where URLs
+    are fetched."""
     gpus: float = Field(default=0, ge=0)  # of each actor; 0.5 puts two on one GPU, 0: on the CPU. `download` needs none
     threads: Positive = 1
     """`download`: URLs asked at once for each chunk at work; an actor has four of them, two where `rows_per_chunk` is above

@@ -147,7 +147,7 @@ def _fused(job: Job) -> RowStage:
 
 
 def _own_share(pipeline: Pipeline) -> DownloadConfig:
-    """The section as one download actor keeps it: `per_host` is a promise to the hosts, whatever the number of actors."""
+    """The section as one download actor keeps it: `per_host` holds for all actors together (run/preflight.py)."""
     resources = pipeline.resources
     actors = resources.download.actors if resources.executor == "ray" else 1
     return pipeline.download.model_copy(update={"per_host": max(1, pipeline.download.per_host // actors)})

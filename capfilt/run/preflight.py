@@ -36,17 +36,34 @@ def check_means(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> None:
     """Whether GPUs, weights and files of pairs that the stages still to be done need are there.
 
     Raises:
-        ConfigError: If a stage asks for GPUs that this machine has not.
+        ConfigError: If a stage asks for GPUs that this machine has not, or more actors download than one host may be asked by.
         CheckpointError: If a checkpoint is missing or does not fit its architecture.
         InputError: If a file of pairs is missing.
     """
     ahead = {stage.name for stage in stages if stage.done < stage.total}
+    if "download" in ahead:
+        check_connections(pipeline)
     _check_matching(pipeline, ahead)
     _check_files(pipeline, ahead)
     _check_gpus(pipeline, ahead)
     _check_weights(pipeline, ahead)
     _check_scores(pipeline, ahead)
     _check_retrieval(pipeline, ahead)
+
+
+def check_connections(pipeline: Pipeline) -> None:
+    """`download.per_host` is a promise to the hosts: it cannot be shared by more actors than it has connections.
+
+    Raises:
+        ConfigError: If it would have to be.
+    """
+    actors, per_host = pipeline.resources.download.actors, pipeline.download.per_host
+    is_fetching = pipeline.read is not None and pipeline.read.kind == "url_list"
+    if is_fetching and pipeline.resources.executor == "ray" and actors > per_host:
+        raise ConfigError(
+            f"resources.download.actors: expected at most download.per_host, {per_host}, as each may connect to the same host, "
+            f"found {actors}. Lower it and raise resources.download.threads, or raise download.per_host"
+        )
 
 
 def _check_files(pipeline: Pipeline, ahead: set[str]) -> None:

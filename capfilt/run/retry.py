@@ -29,6 +29,7 @@ from capfilt.run.ledger import Ledger
 from capfilt.run.local_executor import Executor
 from capfilt.run.pairing import paired
 from capfilt.run.phase import run_chunks
+from capfilt.run.preflight import check_connections
 from capfilt.run.progress import RunProgress
 from capfilt.run.quarantine import Quarantine
 from capfilt.run.signals import Stopped
@@ -202,6 +203,7 @@ def _opened(pipeline: Pipeline, progress: RunProgress) -> Iterator[tuple[Plan, E
                 raise RunStateError(
                     f"{output}: expected a run that has begun its pool, found no inputs.parquet. Start capfilt run"
                 )
+            check_connections(pipeline)
             executor = make_executor(pipeline, progress.note)
             stack.callback(executor.close)
             result = Retried(output, resuming(output, limit), pipeline.has_round_0)

@@ -3,14 +3,18 @@
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import TypeAdapter
 
 from capfilt.config.load import load_pipeline, load_text
+from capfilt.config.machine import StageResources
 from capfilt.config.pipeline import Pipeline
+from capfilt.config.read import ReadConfig
 from capfilt.errors import CheckpointError, ConfigError, InputError
 from capfilt.plan import PlannedStage, plan_stages
 from capfilt.rounds import _until
@@ -69,6 +73,26 @@ def test_more_gpus_than_there_are_would_wait_for_ever_on_ray(
     asked = pipeline("ray", caption=1, filter=0.5)
     with pytest.raises(ConfigError, match=r"at most the 1 GPU.*resources.filter.gpus: 1 \(gpus x actors\)"):
         check_means(asked, stages(asked))
+
+
+@pytest.mark.parametrize(
+    ("executor", "actors", "kind", "is_refused"),
+    [("ray", 9, "url_list", True), ("ray", 8, "url_list", False), ("local", 9, "url_list", False), ("ray", 9, "folder", False)],
+)
+def test_more_download_actors_than_connections_to_a_host_are_refused(
+    executor: str, actors: int, kind: str, is_refused: bool, pipeline: Callable[..., Pipeline]
+) -> None:
+    asked = pipeline(executor)
+    resources = asked.resources.model_copy(update={"download": StageResources(actors=actors)})
+    read = TypeAdapter(ReadConfig).validate_python({"kind": kind, "paths": ["web"]})
+    asked = asked.model_copy(update={"resources": resources, "read": read})
+    ahead = [stage for stage in plan_stages(asked, 1, {}) if stage.unit == "pool"]
+    if is_refused:
+        with pytest.raises(ConfigError, match=r"at most download.per_host, 8, .*found 9"):
+            check_means(asked, ahead)
+    else:
+        check_means(asked, ahead)
+    check_means(asked, [replace(stage, done=stage.total) for stage in ahead])
 
 
 def test_what_is_done_needs_nothing_any_more(pipeline: Callable[..., Pipeline], gpus: Callable[[int], None]) -> None:

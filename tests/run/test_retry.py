@@ -49,6 +49,13 @@ def test_only_rows_with_that_status_and_error_are_asked_for_and_only_their_chunk
     assert "capfilt run " in str(told)
 
 
+def test_more_download_actors_than_connections_to_a_host_are_refused(live: Web) -> None:
+    live.run()
+    with pytest.raises(ConfigError, match=r"at most download.per_host, 8"):
+        live.retry(None, "resources.executor=ray", "resources.download={actors: 9}")
+    assert live.asked == []
+
+
 def test_the_next_run_captions_the_changed_chunk_alone_and_ends_as_if_the_web_had_always_been_so(live: Web) -> None:
     live.run()
     live.answers[1] = FOUND
