@@ -115,7 +115,7 @@ class GuardedFetch:
         if not 200 <= head.status < 400:
             return NONE_STATED
         words = robots_tag_words(head.headers.get_all("X-Robots-Tag", []), self._agent)
-        is_reserved = (head.headers.get("TDM-Reservation") or "").strip() == "1"
+        is_reserved = "1" in [value.strip() for value in head.headers.get_all("TDM-Reservation", [])]
         hits = respected(words, self._policy.respect_x_robots_tag)
         if hits or (is_reserved and self._policy.respect_tdm_reservation):
             raise OptedOut(consent_of(hits, is_reserved and self._policy.respect_tdm_reservation))

@@ -10,12 +10,14 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 
 from capfilt.download.addresses import AddressBook, Endpoint, Target
+from capfilt.download.head import HeadReader, begin
 from capfilt.download.outcome import FetchError
 from capfilt.download.turns import Deadline
 
@@ -23,6 +25,8 @@ HEAD_BYTES = 65_536
 _DRAIN_BYTES = 16_384  # of an unwanted body: reading so little costs less than a new connection
 _DRAIN_S = 0.3
 _IDLE_CONNECTIONS = 512
+_IDLE_S = 30.0  # routers forget connections that are quiet for longer, and tell nobody
+_FIRST_BYTE_SHARE = 0.25  # of the deadline: so long a connection that was used before may say nothing; then a new one is tried
 
 
 @dataclass(frozen=True)
@@ -52,19 +56,31 @@ class _Wire(io.RawIOBase):
         self._connection = connection
         self.deadline = deadline
         self.bytes_left = HEAD_BYTES
+        self._may_be_forgotten = not connection.is_fresh  # until it is heard of
         self.when_spent = "header_too_large"
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
-        sock = self._connection.sock
-        sock.settimeout(self.deadline.left())
-        count = sock.recv_into(buffer)
-        self.bytes_left -= count
-        if self.bytes_left < 0:
+        if self.bytes_left <= 0:
             raise FetchError(self.when_spent)
+        sock = self._connection.sock
+        sock.settimeout(self.deadline.left() * (_FIRST_BYTE_SHARE if self._may_be_forgotten else 1))
+        try:
+            # No more than is left: what is queued behind the head is the body's and counts there.
+            count = sock.recv_into(memoryview(buffer)[: self.bytes_left])
+        except TimeoutError:
+            if self._may_be_forgotten:
+                raise _Forgotten from None
+            raise
+        self._may_be_forgotten = False
+        self.bytes_left -= count
         return count
+
+
+class _Forgotten(Exception):
+    """Nothing came on a connection that was used before: somebody on the way may have dropped it without a word."""
 
 
 class _Connection:
@@ -73,14 +89,19 @@ class _Connection:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.wire: _Wire | None = None
+        self.reader: HeadReader | None = None
         self.is_fresh = True
+        self.idle_since = 0.0
 
-    def makefile(self, mode: str) -> io.BufferedReader:
+    def makefile(self, mode: str) -> HeadReader:
         assert self.wire is not None
-        return io.BufferedReader(self.wire, 65_536)
+        self.reader = HeadReader(self.wire)
+        return self.reader
 
     def is_usable(self) -> bool:
         """An idle connection with something to read was closed by the host, or holds bytes that nobody asked for."""
+        if time.monotonic() - self.idle_since >= _IDLE_S:
+            return False
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return not poll.poll(0)
@@ -113,6 +134,9 @@ class Transport:
             is_fresh = connection.is_fresh
             try:
                 return self._asked(connection, target, deadline, wish, cut)
+            except _Forgotten:
+                connection.close()
+                self._forget(target)
             except BaseException as error:
                 connection.close()
                 failure = _as_failure(error)
@@ -136,13 +160,14 @@ class Transport:
         connection.sock.sendall(self._request(target))
         response = http.client.HTTPResponse(connection, method="GET")  # type: ignore[arg-type]
         try:
-            response.begin()
+            assert connection.reader is not None
+            begin(response, connection.reader)
             head = Head(response.status, response.headers)
             wanted = wish(head)
             wire.when_spent = "too_large"
             body, is_whole = self._body(response, wire, wanted, cut) if wanted else (None, self._drained(response, wire))
         finally:
-            keep = not response.will_close
+            keep = not response.will_close and response.status >= 200
             response.close()
         if keep and is_whole:
             self._keep(target, connection)
@@ -234,9 +259,18 @@ class Transport:
                 return connection
             connection.close()
 
+    def _forget(self, target: Target) -> None:
+        """Close the host's other idle connections: the way to it is the same."""
+        with self._lock:
+            connections = self._idle.pop((target.scheme, target.host, target.port), [])
+            self._idle_count -= len(connections)
+        for connection in connections:
+            connection.close()
+
     def _keep(self, target: Target, connection: _Connection) -> None:
         connection.is_fresh = False
-        connection.wire = None
+        connection.wire = connection.reader = None
+        connection.idle_since = time.monotonic()
         oldest: _Connection | None = None
         with self._lock:
             key = (target.scheme, target.host, target.port)

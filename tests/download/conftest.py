@@ -66,12 +66,14 @@ class Tricks(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
+        self.asked_here = 0
         with self.server.lock:
             self.server.connections += 1
 
     def do_GET(self) -> None:
         path = self.path.strip("/").partition("?")[0]
         with self.server.lock:
+            self.asked_here += 1
             self.server.hits[path] += 1
             self.server.paths.append(self.path)
             self.server.at_once += 1
@@ -149,6 +151,13 @@ class Tricks(BaseHTTPRequestHandler):
         self.server.over.wait(0.05)
         self.ok()
 
+    def forgetful(self) -> None:
+        """Answers on new connections only."""
+        if self.asked_here > 1:
+            self.silent()
+        else:
+            self.ok()
+
     def silent(self) -> None:
         self.close_connection = True
         self.server.over.wait(5)
@@ -198,6 +207,40 @@ class Tricks(BaseHTTPRequestHandler):
     def continues(self) -> None:
         self.for_ever(b"HTTP/1.1 100 Continue\r\n\r\n", 0)
 
+    def hints(self) -> None:
+        self.for_ever(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n", 0)
+
+    def early_hints(self) -> None:
+        for line in (b"102 Processing", b"103 Early Hints\r\nLink: </a.css>", b"100 Continue"):
+            self.wfile.write(b"HTTP/1.1 " + line + b"\r\n\r\n")
+            self.server.over.wait(0.02)
+        self.give(200, jpeg(seed=1))
+
+    def switching(self) -> None:
+        """Nobody asked for another protocol, and what follows would be the next one's answer."""
+        self.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        self.server.over.wait(0.05)
+        self.give(200, jpeg(seed=1))
+
+    def malformed_head(self) -> None:
+        head = b"HTTP/1.1 200 OK\r\nPowered by nothing\r\nX-Robots-Tag: noarchive\r\nContent-Length: %d\r\n\r\n"
+        self.wfile.write(head % len(jpeg()) + jpeg())
+
+    def malformed_noai(self) -> None:
+        self.raw(b"HTTP/1.1 200 OK\r\nPowered by nothing\r\nX-Robots-Tag: noai\r\nTDM-Reservation: 1\r\n\r\n" + jpeg())
+
+    def spaced_noai(self) -> None:
+        self.raw(b"HTTP/1.1 200 OK\r\nX-Robots-Tag : noai\r\n\r\n" + jpeg())
+
+    def malformed_location(self) -> None:
+        self.raw(b"HTTP/1.1 302 Found\r\nmoved\r\nLocation: /ok\r\nContent-Length: 0\r\n\r\n")
+
+    def head_in_two(self) -> None:
+        """Most of a head as large as may be, then its end and a body that does not fit beside it."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"X-Pad: " + b"y" * 991 + b"\r\n") * 60)
+        self.server.over.wait(0.05)
+        self.wfile.write(b"Content-Length: 90000\r\n\r\n" + b"z" * 90_000)
+
     def garbage(self) -> None:
         self.raw(b"\x00\x01\x02 this is no HTTP\r\n\r\n")
 
@@ -237,6 +280,9 @@ class Tricks(BaseHTTPRequestHandler):
 
     def none(self) -> None:
         self.give(200, jpeg(), X_Robots_Tag="none")
+
+    def reserved_in_the_end(self) -> None:
+        self.raw(b"HTTP/1.1 200 OK\r\nTDM-Reservation: 0\r\nTDM-Reservation: 1\r\n\r\n" + jpeg())
 
     def reserved(self) -> None:
         self.give(200, jpeg(), TDM_Reservation="1", TDM_Policy="https://web.test/policy", X_Robots_Tag="nofollow")

@@ -25,7 +25,7 @@ def test_a_picture_comes_with_the_consent_that_nobody_stated(web: Any, make_fetc
     assert outcome.body.startswith(b"\xff\xd8")
 
 
-@pytest.mark.parametrize("path", ["chunked", "until_close", "slow", "lies_about_length"])
+@pytest.mark.parametrize("path", ["chunked", "until_close", "slow", "lies_about_length", "malformed_head", "malformed_location"])
 def test_odd_but_honest_answers_are_read_to_their_end(path: str, web: Any, make_fetch: Make) -> None:
     fetch = make_fetch()
     assert fetch(web.url(path)).body == fetch(web.url("ok")).body
@@ -46,6 +46,8 @@ def test_odd_but_honest_answers_are_read_to_their_end(path: str, web: Any, make_
         ("endless_line", "header_too_large"),
         ("many_headers", "header_too_large"),
         ("continues", "header_too_large"),
+        ("hints", "header_too_large"),
+        ("switching", "http_101"),
         ("garbage", "bad_response"),
         ("hang_up", "connection_failed"),
         ("gzip", "content_encoding:gzip"),
@@ -259,6 +261,10 @@ def test_https_to_a_plain_server_is_a_tls_error(web: Any, make_fetch: Make) -> N
         ("nofollow", "ok", "x_robots_tag:nofollow"),
         ("reserved", "opted_out", "tdm_reservation"),
         ("not_reserved", "ok", "none_stated"),
+        ("reserved_in_the_end", "opted_out", "tdm_reservation"),
+        ("malformed_noai", "opted_out", "tdm_reservation;x_robots_tag:noai"),
+        ("malformed_head", "ok", "x_robots_tag:noarchive"),
+        ("spaced_noai", "opted_out", "x_robots_tag:noai"),
         ("noai_for_others", "ok", "none_stated"),
     ],
 )
