@@ -3,7 +3,7 @@
 Names follow DataComp and img2dataset. Knows nothing about how a value is computed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -169,7 +169,41 @@ PAIRS = pa.schema(
         ("captions", pa.list_(pa.string())),
     ]
 )
-"""Human pairs, as `pretrain.human`, `finetune.human` and `evaluate.heldout` read them: one image, all its texts."""
+"""Human pairs, as `pretrain.human`, `finetune.human` and `evaluate.heldout` read them: one image, all its texts. A text alone
+stands for a list of one."""
+
+
+def misfit_of_pairs(found: pa.Schema, columns: Sequence[str]) -> str | None:
+    """Which of `columns`, as far as they are there, holds neither pictures nor texts as it should, and what; None for none."""
+    for name in (name for name in columns if name in found.names):
+        kind = found.field(name).type
+        if name == "image" and not (_is_binary(kind) or pa.types.is_null(kind)):
+            inner = "; take its field `bytes`" if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else ""
+            return f"expected encoded pictures (binary) in column image, found {kind}{inner}"
+        if name in ("captions", "all_captions") and not (_is_text(kind) or (_is_list(kind) and _is_text(kind.value_type))):
+            return f"expected a text or a list of texts in each row of column {name}, found {kind}"
+    return None
+
+
+def texts_of(told: str | Sequence[str | None] | None) -> list[str]:
+    """The texts of a row of pairs, which holds one or a list of them, without blank ones."""
+    return [text for text in ([told] if isinstance(told, str) else told or ()) if text and text.strip()]
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    of_any_size = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return bool(of_any_size or pa.types.is_fixed_size_binary(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Null, too: a column without any text."""
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    types = pa.types
+    return bool(types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner) or types.is_null(inner))
 
 
 def empty_captions() -> pa.Array:

@@ -196,6 +196,8 @@ def schema() -> str:
         "Files of your own that a pipeline names. This is the whole row; each reader needs only some of its columns, and",
         "ignores all others.\n",
         *table(contract.PAIRS),
+        "`captions` (`all_captions`) may hold one text in place of a list. `image` holds the encoded file, nothing around it: of",
+        "Hugging Face's struct, its field `bytes`. Other types are refused.\n",
         "| named in | required columns | optional |",
         "|---|---|---|",
         *[f"| {named} | {required} | {optional} |" for named, required, optional in PAIR_READERS],

@@ -21,6 +21,7 @@ from PIL.Image import Image
 from capfilt.dedup.neighbours import matches
 from capfilt.errors import InputError
 from capfilt.images import ImageError, decode_rgb
+from capfilt.schema import misfit_of_pairs, texts_of
 
 _BATCH = 64
 NEEDED = ("key", "image", "captions")
@@ -46,22 +47,24 @@ class EvaluationSet:
 
 
 def read_evaluation(files: Sequence[str], embedder: EmbedsImages | None) -> EvaluationSet:
-    """All pictures of `files` (Parquet: key, image, captions). One that cannot be decoded still counts by its bytes.
+    """All pictures of `files` (Parquet: key, image, captions). One that cannot be decoded still counts by its bytes; so does one
+    that is not there, which has none.
 
     Raises:
-        InputError: If a file is missing or lacks a column.
+        InputError: If a file is missing, lacks a column or has one of another type.
     """
     found = EvaluationSet()
     parts: list[npt.NDArray[np.float32]] = []
     at: list[int] = []
     for file in files:
         for batch in _batches(file):
-            encoded: list[bytes] = batch["image"].to_pylist()
+            encoded: list[bytes] = [data or b"" for data in batch["image"].to_pylist()]
             pictures, where = _decoded(encoded, first=len(found.names))
             found.undecodable += len(encoded) - len(pictures)
             found.names += [f"{PurePath(file).name}#{key}" for key in batch["key"].to_pylist()]
             found.hashes += [sha256(data).hexdigest() for data in encoded]
-            found.texts.update(t for t in normalised(batch["captions"].combine_chunks().flatten()).to_pylist() if t)
+            texts = [text for told in batch["captions"].to_pylist() for text in texts_of(told)]
+            found.texts.update(text for text in normalised(pa.array(texts, pa.string())).to_pylist() if text)
             if embedder is not None and pictures:
                 parts.append(embedder.embed_images(pictures))
                 at += where
@@ -116,6 +119,9 @@ def _batches(file: str) -> Iterator[pa.Table]:
         raise InputError(
             f"dedup.decontaminate: expected the columns {list(NEEDED)} in `{file}`; found no {missing}. Name a file of pairs"
         )
+    misfit = misfit_of_pairs(parquet.schema_arrow, NEEDED)
+    if misfit is not None:
+        raise InputError(f"dedup.decontaminate: {misfit} of `{file}`. Write it so, or name another file")
     with parquet:
         for batch in parquet.iter_batches(batch_size=_BATCH, columns=list(NEEDED)):
             yield pa.Table.from_batches([batch])

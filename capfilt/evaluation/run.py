@@ -5,6 +5,7 @@ Asks models and tables; knows nothing of how a round made them.
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from capfilt.captioners import build_captioner
 from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, RetrievalConfig
 from capfilt.config.round import CaptionConfig, TrainedModel
 from capfilt.config.select import SelectConfig
-from capfilt.errors import ConfigError
+from capfilt.errors import ConfigError, InputError
 from capfilt.evaluation.bootstrap import interval_of_mean_ratio, interval_of_ratio
 from capfilt.evaluation.captioning import cider_d
 from capfilt.evaluation.filter_quality import filter_quality
@@ -23,7 +24,7 @@ from capfilt.evaluation.retrieval import Ranks, rank_by_itc, rank_by_itm, recall
 from capfilt.evaluation.scoring import PairScorer
 from capfilt.evaluation.truth import Heldout, Truth, read_heldout, read_truth
 from capfilt.identity import row_seed
-from capfilt.images import decode_rgb
+from capfilt.images import ImageError, decode_rgb
 
 Metrics = dict[str, Any]
 EXAMPLES = 24
@@ -58,14 +59,14 @@ def evaluate(
 
     Raises:
         ConfigError: If a model is asked for that the round has not.
-        InputError: If a file is missing or lacks a column.
+        InputError: If a file is missing, lacks a column, has one of another type, or holds what is no picture.
     """
     truth = read_truth(config.truth) if config.truth is not None else {}
     found: Metrics = {"round": round_number, "primary": None, "retrieval": None, "captioning": None, "filter_quality": None}
     if config.retrieval is not None or config.captioning is not None:
         heldout = read_heldout(config.heldout)
         with ThreadPoolExecutor() as pool:
-            images = list(pool.map(decode_rgb, heldout.images))
+            images = list(pool.map(partial(_decoded, config.heldout), heldout.keys, heldout.images))
         if config.retrieval is not None:
             found["retrieval"] = _retrieval(
                 config, config.retrieval, _model(models, config.retrieval.model), heldout, images, seed, device
@@ -88,6 +89,13 @@ def evaluate(
         )
     told: Metrics = rounded(found)
     return told
+
+
+def _decoded(path: str, key: str, encoded: bytes) -> Image:
+    try:
+        return decode_rgb(encoded)
+    except ImageError as error:
+        raise InputError(f"{path}, key {key}: expected an encoded picture, found {error}; replace it or leave it out") from None
 
 
 def _model(models: Mapping[str, Path], role: str) -> Path:

@@ -6,16 +6,19 @@ which web texts are right: a synthetic text then has no truth.
 Knows nothing of models or scores.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from capfilt.errors import InputError
 from capfilt.miniweb.language import is_true, states_whole_scene
 from capfilt.miniweb.world import Scene
-from capfilt.sources.tables import open_table
+from capfilt.schema import texts_of
+from capfilt.sources.tables import open_pairs, open_table
 
 TRUTH_NAMES = ("url", "uid", "key")
 
@@ -51,15 +54,17 @@ class Heldout:
 
 
 def read_heldout(path: str) -> Heldout:
-    """Held-out pairs in the file's order; images without text are left out.
+    """Held-out pairs in the file's order; blank texts are left out, and so are images without text.
 
     Raises:
-        InputError: If the file is missing, lacks a column or holds no pair.
+        InputError: If the file is missing, lacks a column or has one of another type, or holds no pair.
     """
-    rows = [row for row in read_rows(path, ("key", "image", "captions")) if row["captions"]]
+    columns = ("key", "image", "captions")
+    found = ((row, texts_of(row["captions"])) for row in _rows(open_pairs(path, columns), path, columns))
+    rows = [(row, texts) for row, texts in found if texts]
     if not rows:
         raise InputError(f"{path}: expected images with captions, found none; name another `evaluate.heldout`")
-    return Heldout([row["key"] for row in rows], [row["image"] for row in rows], [list(row["captions"]) for row in rows])
+    return Heldout([row["key"] for row, _ in rows], [row["image"] or b"" for row, _ in rows], [texts for _, texts in rows])
 
 
 def read_truth(path: str) -> dict[str, Truth]:
@@ -88,9 +93,12 @@ def read_rows(path: str, columns: tuple[str, ...], *, optional: tuple[str, ...] 
         InputError: If the file is missing, no Parquet, or lacks a column.
     """
     table = open_table(path, columns)
-    there = [name for name in (*columns, *optional) if name in table.schema_arrow.names]
+    return _rows(table, path, [name for name in (*columns, *optional) if name in table.schema_arrow.names])
+
+
+def _rows(table: pq.ParquetFile, path: str, columns: Sequence[str]) -> list[dict[str, Any]]:
     try:
-        rows: list[dict[str, Any]] = table.read(columns=there).to_pylist()
+        rows: list[dict[str, Any]] = table.read(columns=list(columns)).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: expected a whole Parquet file, found {error}; write it again") from None
     return rows

@@ -22,6 +22,7 @@ from capfilt.run.build import check_names
 from capfilt.run.decide import FAMILIES
 from capfilt.run.jobs import models_of_round
 from capfilt.run.pairing import check_checkpoints
+from capfilt.schema import misfit_of_pairs
 
 if TYPE_CHECKING:
     from capfilt.captioners import Captioner
@@ -38,7 +39,7 @@ def check_means(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> None:
     Raises:
         ConfigError: If a stage asks for GPUs that this machine has not, or more actors download than one host may be asked by.
         CheckpointError: If a checkpoint is missing or does not fit its architecture.
-        InputError: If a file of pairs is missing.
+        InputError: If a file of pairs is missing, or its columns are no pictures and texts.
     """
     ahead = {stage.name for stage in stages if stage.done < stage.total}
     if "download" in ahead:
@@ -70,15 +71,18 @@ def _check_files(pipeline: Pipeline, ahead: set[str]) -> None:
     for setting, path, columns in _named_files(pipeline, ahead):
         if not files.exists(path):
             raise InputError(f"{setting}: expected a file, found none at `{path}`. Correct the path")
-        found = _columns_of(path)
+        found = _schema_of(path)
         if found is None and columns:
             raise InputError(f"{setting}: expected a Parquet file of pairs, found something else at `{path}`. Name another file")
-        lacking = sorted(set(columns) - set(found or ()))
+        lacking = sorted(set(columns) - set(found.names if found is not None else ()))
         if lacking:
             raise InputError(
                 f"{setting}: expected the columns {', '.join(columns)} in `{path}`, found no {', '.join(lacking)}. Name a "
                 "file of pairs (docs/schema.md, Pairs)"
             )
+        misfit = misfit_of_pairs(found, columns) if found is not None else None
+        if misfit is not None:
+            raise InputError(f"{setting}: {misfit} of `{path}`. Write it so, or name another file (docs/schema.md, Pairs)")
 
 
 def missing_files(pipeline: Pipeline) -> list[str]:
@@ -87,11 +91,11 @@ def missing_files(pipeline: Pipeline) -> list[str]:
     return [f"NOT THERE: {setting}, {path}" for setting, path, _ in named if not files.is_remote(path) and not files.exists(path)]
 
 
-def _columns_of(path: str) -> list[str] | None:
+def _schema_of(path: str) -> pa.Schema | None:
     """None where it is no Parquet file."""
     try:
         with files.open_file(path) as file:
-            return list(pq.read_schema(file).names)
+            return pq.read_schema(file)
     except (pa.ArrowInvalid, OSError):
         return None
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt.errors import InputError
+from capfilt.schema import misfit_of_pairs
 
 
 def open_table(path: str, columns: Sequence[str], holding: str = "") -> pq.ParquetFile:
@@ -33,4 +34,17 @@ def open_table(path: str, columns: Sequence[str], holding: str = "") -> pq.Parqu
     lacking = sorted(set(columns) - set(table.schema_arrow.names))
     if lacking:
         raise InputError(f"{path}: expected the columns {', '.join(columns)}, found no {', '.join(lacking)}; name another file")
+    return table
+
+
+def open_pairs(path: str, columns: Sequence[str], holding: str = "") -> pq.ParquetFile:
+    """As `open_table`, of pictures and texts: what stands in `image` and in the column of texts is checked too.
+
+    Raises:
+        InputError: As `open_table`; or if those columns hold something else.
+    """
+    table = open_table(path, columns, holding)
+    misfit = misfit_of_pairs(table.schema_arrow, columns)
+    if misfit is not None:
+        raise InputError(f"{path}: {misfit}. Write it so, or name another file")
     return table

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from capfilt.errors import InputError
-from capfilt.sources.tables import open_table
+from capfilt.schema import texts_of
+from capfilt.sources.tables import open_pairs, open_table
 from capfilt.training.pictures import CACHE_BYTES, Change, Pictures
 
 Kind = Literal["pool", "dataset", "human", "labelled"]
@@ -75,7 +76,7 @@ def read_pairs(
     """All pairs of the files, in their order; blank texts are left out.
 
     Of the pool: web texts that no screen rule rejected, of rows with status `ok`. Of a data set: every kept text. Of human
-    pairs: every caption. Of labelled pictures: the name of every label.
+    pairs: every caption, be it one text or a list. Of labelled pictures: the name of every label.
 
     Args:
         image_px: Side of the square pictures.
@@ -84,10 +85,13 @@ def read_pairs(
         labels: Of labelled pictures.
 
     Raises:
-        InputError: If a label has no name, a file is missing, lacks a column, holds a broken picture, or all hold no pair.
+        InputError: If a label has no name, a file is missing, lacks a column or has one of another type, holds a broken
+            picture, or all hold no pair.
     """
     columns = [*COLUMNS[kind], *([labels.column] if labels is not None else [])]
-    tables = [open_table(path, columns, "pairs") for path in files]
+    # The pool's captions are more than texts.
+    opened = open_table if kind == "pool" else open_pairs
+    tables = [opened(path, columns, "pairs") for path in files]
     pictures = Pictures(
         image_px,
         sum(table.metadata.num_rows for table in tables),
@@ -103,7 +107,7 @@ def read_pairs(
             texts_of = _texts(batch, kind) if labels is None else _names(batch, labels, path)
             rows = [(row, found) for row, found in enumerate(texts_of) if found]
             images = batch["image"]
-            at = pictures.add([images[row].as_py() for row, _ in rows], [f"{path}, row {first + row}" for row, _ in rows])
+            at = pictures.add([images[row].as_py() or b"" for row, _ in rows], [f"{path}, row {first + row}" for row, _ in rows])
             for index, (_, found) in zip(at, rows, strict=True):
                 texts += found
                 picture_of += [index] * len(found)
@@ -130,11 +134,11 @@ def _texts(batch: dict[str, Any], kind: Kind) -> Iterator[list[str]]:
         case "pool":
             for status, captions in zip(batch["status"].to_pylist(), batch["captions"].to_pylist(), strict=True):
                 of_web = [c["text"] for c in captions or [] if c["origin"] == "web" and c["rule"] is None and c["error"] is None]
-                yield _told(of_web) if status == "ok" else []
+                yield texts_of(of_web) if status == "ok" else []
         case "dataset":
-            yield from map(_told, batch["all_captions"].to_pylist())
+            yield from map(texts_of, batch["all_captions"].to_pylist())
         case "human":
-            yield from map(_told, batch["captions"].to_pylist())
+            yield from map(texts_of, batch["captions"].to_pylist())
         case "labelled":
             raise ValueError("labelled pictures need `labels`")
         case _:
@@ -145,7 +149,7 @@ def _names(batch: dict[str, Any], labels: Labels, path: str) -> Iterator[list[st
     """What the labels of each row are called."""
     for found in batch[labels.column].to_pylist():
         own = found if isinstance(found, list) else [found]
-        yield _told([_name(label, labels, path) for label in own if label is not None])
+        yield texts_of([_name(label, labels, path) for label in own if label is not None])
 
 
 def _name(label: object, labels: Labels, path: str) -> str:
@@ -159,8 +163,3 @@ def _name(label: object, labels: Labels, path: str) -> str:
     raise InputError(
         f"{path}, column {labels.column}: expected {expected}, found {label!r}; correct the file or `labelled.names`"
     )
-
-
-def _told(texts: list[str | None] | None) -> list[str]:
-    """Without blank texts: there is nothing to learn from them."""
-    return [text for text in texts or [] if text and text.strip()]

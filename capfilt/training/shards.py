@@ -15,6 +15,7 @@ from capfilt.config.train import CapfiltShards, Shards
 from capfilt.errors import InputError
 from capfilt.identity import content_hash
 from capfilt.plan import Chunk, make_chunks
+from capfilt.schema import misfit_of_pairs, texts_of
 from capfilt.sources import read_rows
 from capfilt.sources.scan import scan
 
@@ -49,7 +50,7 @@ class ShardReader:
             rows = read_rows(chunk, self._source)
             images = rows.image if rows.image is not None else [None] * len(rows.text)
             found = [(image or b"", [text] if text else []) for image, text in zip(images, rows.text, strict=True)]
-        told = [(image, [text for text in texts if text and text.strip()]) for image, texts in found]
+        told = [(image, texts_of(texts)) for image, texts in found]
         return [(image, texts) for image, texts in told if image and texts]
 
     def texts(self) -> Iterator[str]:
@@ -69,5 +70,9 @@ def _own_rows(chunk: Chunk) -> list[Row]:
             group = pq.ParquetFile(cast(BinaryIO, stream)).read_row_group(chunk.row_group, columns=[IMAGE, TEXTS])
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{chunk.path}: expected a readable shard, found {error}. Restore the file") from None
+    misfit = misfit_of_pairs(group.schema, (IMAGE, TEXTS))
+    if misfit is not None:
+        raise InputError(f"pretrain.web: {misfit} of {chunk.path}. Write it so, or name other files")
     table = group.slice(chunk.start, chunk.rows)
-    return [(image or b"", texts or []) for image, texts in zip(table[IMAGE].to_pylist(), table[TEXTS].to_pylist(), strict=True)]
+    rows = zip(table[IMAGE].to_pylist(), table[TEXTS].to_pylist(), strict=True)
+    return [(image or b"", texts_of(texts)) for image, texts in rows]

@@ -79,3 +79,20 @@ def test_a_missing_file_and_a_missing_column_are_told(tmp_path: Path) -> None:
     pq.write_table(pa.table({"key": ["a"], "image": [b""]}), tmp_path / "bare.parquet")
     with pytest.raises(InputError, match="captions"):
         read_evaluation([str(tmp_path / "bare.parquet")], None)
+
+
+def test_a_text_alone_is_a_text_and_a_picture_that_is_not_there_cannot_be_decoded(tmp_path: Path) -> None:
+    rows = {"key": ["a", "b"], "image": [RED, None], "captions": ["A red square.", None]}
+    pq.write_table(pa.table(rows), tmp_path / "plain.parquet")
+    known = read_evaluation([str(tmp_path / "plain.parquet")], MeanColour())
+    assert (known.texts, known.undecodable, known.names) == ({"a red square"}, 1, ["plain.parquet#a", "plain.parquet#b"])
+    hits = contaminated([None, sha256(RED).hexdigest()], np.eye(2, 3), np.array([0, 1]), known, 0.9)
+    assert {row: hit[0] for row, hit in hits.items()} == {0: "plain.parquet#a", 1: "plain.parquet#a"}
+
+
+@pytest.mark.parametrize("column", ["image", "captions"])
+def test_columns_of_another_type_are_told(tmp_path: Path, column: str) -> None:
+    rows = {"key": ["a"], "image": [RED], "captions": ["a"]} | {column: [{"bytes": RED, "path": "x"}]}
+    pq.write_table(pa.table(rows), tmp_path / "other.parquet")
+    with pytest.raises(InputError, match=rf"dedup.decontaminate: expected .* column {column}, found struct<.*other\.parquet"):
+        read_evaluation([str(tmp_path / "other.parquet")], None)

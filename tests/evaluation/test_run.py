@@ -1,12 +1,14 @@
 import json
 from random import Random
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from capfilt.captioners import Caption
 from capfilt.config.evaluate import CaptioningConfig, EvaluateConfig, FilterQualityConfig, RetrievalConfig
 from capfilt.config.select import SelectConfig
-from capfilt.errors import ConfigError
+from capfilt.errors import ConfigError, InputError
 from capfilt.evaluation import run
 from capfilt.evaluation.truth import read_heldout
 from capfilt.miniweb.language import describe
@@ -88,6 +90,14 @@ def test_recall_is_the_mean_of_both_directions_at_one(evaluate):
     assert found["primary"]["name"] == "mean_recall_at_1"
     assert low <= found["primary"]["value"] == 0.5 <= high
     assert retrieval["interval"]["mean_recall_at_1"] == [low, high]
+
+
+def test_a_heldout_picture_that_is_not_there_is_named(evaluate, heldout):
+    table = pq.read_table(heldout)
+    images = [None if row == 2 else data for row, data in enumerate(table["image"].to_pylist())]
+    pq.write_table(table.set_column(1, "image", pa.array(images, pa.binary())), heldout)
+    with pytest.raises(InputError, match=r"heldout\.parquet, key k2: expected an encoded picture"):
+        evaluate()
 
 
 def test_every_recall_has_its_interval_and_the_ranks_their_mean(evaluate):

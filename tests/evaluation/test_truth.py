@@ -1,5 +1,7 @@
 from random import Random
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from capfilt.errors import InputError
@@ -40,3 +42,20 @@ def test_a_missing_file_or_column_is_named(tmp_path, write_truth):
         read_heldout(str(tmp_path / "no.parquet"))
     with pytest.raises(InputError, match="found no captions, image"):
         read_heldout(write_truth([]))
+
+
+def test_a_heldout_text_alone_stands_for_a_list_of_one(tmp_path):
+    rows = {"key": ["a", "b", "c"], "image": [b"1", None, b"3"], "captions": ["a red dog", "a cat", None]}
+    pq.write_table(pa.table(rows), tmp_path / "plain.parquet")
+    pairs = read_heldout(str(tmp_path / "plain.parquet"))
+    assert pairs.captions == [["a red dog"], ["a cat"]]
+    assert pairs.images == [b"1", b""]
+    pq.write_table(pa.table(rows | {"captions": [1, 2, 3]}), tmp_path / "plain.parquet")
+    with pytest.raises(InputError, match="expected a text or a list of texts in each row of column captions, found int64"):
+        read_heldout(str(tmp_path / "plain.parquet"))
+
+
+def test_blank_heldout_texts_are_left_out(tmp_path):
+    rows = {"key": ["a", "b"], "image": [b"1", b"2"], "captions": [["a dog", None, " "], [None]]}
+    pq.write_table(pa.table(rows), tmp_path / "gaps.parquet")
+    assert read_heldout(str(tmp_path / "gaps.parquet")).captions == [["a dog"]]

@@ -204,3 +204,17 @@ def test_a_sohos_matching_is_refused_of_others_before_any_work(said: str, found:
     own = load_pipeline("quickstart_soho")
     trainings = [one for one in stages(own) if one.name in ("pretrain", "finetune")]
     check_means(own.model_copy(update={"resources": asked.resources}), trainings)
+
+
+def test_pictures_and_texts_of_another_type_are_refused_before_any_work(
+    pipeline: Callable[..., Pipeline], gpus: Callable[[int], None], tmp_path: Path
+) -> None:
+    asked = pipeline()
+    table = {"key": ["k"], "image": [b""], "captions": ["a"]}
+    for column, values in (("captions", [7]), ("image", [{"bytes": b"", "path": "x"}])):
+        pq.write_table(pa.table(table | {column: values}), tmp_path / "heldout.parquet")
+        with pytest.raises(InputError, match=rf"decontaminate.0: expected .* column {column}, found .*Write it so"):
+            check_means(asked, stages(asked))
+    pq.write_table(pa.table(table), tmp_path / "heldout.parquet")
+    with pytest.raises(CheckpointError, match="captioner"):  # the file is past: its texts are one to a row
+        check_means(asked, stages(asked))

@@ -62,3 +62,36 @@ def test_a_broken_picture_is_named_with_its_row(tmp_path, picture, write_human):
     path = write_human([{"key": str(i), "image": data, "captions": ["x"]} for i, data in enumerate([picture(0), b"no"])])
     with pytest.raises(InputError, match=r"human\.parquet, row 1: expected an encoded picture"):
         read_pairs([path], "human", 8, spool=tmp_path / "s")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_a_text_alone_stands_for_a_list_of_one(tmp_path, picture, kind):
+    texts = pa.array(["a red dog", None, " ", "ab"], pa.string()).cast(kind)
+    pq.write_table(pa.table({"image": [picture(i) for i in range(4)], "captions": texts}), tmp_path / "plain.parquet")
+    pairs = read_pairs([str(tmp_path / "plain.parquet")], "human", 8, spool=tmp_path / "s")
+    assert pairs.texts == ["a red dog", "ab"]
+    assert pairs.picture_of.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("captions", [[1, 2]], r"plain\.parquet: expected a text or a list of texts in each row of column captions, found list<"),
+        (
+            "image",
+            [{"bytes": b"", "path": "x"}],
+            r"expected encoded pictures \(binary\) in column image, found struct<.*field `bytes`",
+        ),
+        ("image", ["x.png"], r"expected encoded pictures \(binary\) in column image, found string"),
+    ],
+)
+def test_columns_of_another_type_are_refused(tmp_path, picture, column, values, told):
+    pq.write_table(pa.table({"image": [picture(0)], "captions": ["a"]} | {column: values}), tmp_path / "plain.parquet")
+    with pytest.raises(InputError, match=told):
+        read_pairs([str(tmp_path / "plain.parquet")], "human", 8, spool=tmp_path / "s")
+
+
+def test_a_picture_that_is_not_there_is_named_with_its_row(tmp_path, picture, write_human):
+    path = write_human([{"key": str(i), "image": data, "captions": ["x"]} for i, data in enumerate([picture(0), None])])
+    with pytest.raises(InputError, match=r"human\.parquet, row 1: expected an encoded picture"):
+        read_pairs([path], "human", 8, spool=tmp_path / "s")

@@ -127,3 +127,13 @@ def test_a_pretraining_on_shards_that_was_stopped_ends_with_the_same_weights(tmp
         run("cut", on_step=stop)
     cut = run("cut")
     assert all(torch.equal(cut[name], whole[name]) for name in whole)
+
+
+def test_a_text_alone_in_a_shard_stands_for_a_list_of_one_and_other_types_are_refused(tmp_path, picture):
+    rows = {"image": [picture(0), picture(1)], "all_captions": ["a red dog", None]}
+    pq.write_table(pa.table(rows), tmp_path / "plain.parquet")
+    config = CapfiltShards(kind="capfilt", paths=[str(tmp_path / "plain.parquet")])
+    assert list(ShardReader(config).texts()) == ["a red dog"]
+    pq.write_table(pa.table(rows | {"all_captions": [1, 2]}), tmp_path / "plain.parquet")
+    with pytest.raises(InputError, match=r"pretrain.web: expected a text or a list .* found int64 of .*plain\.parquet"):
+        list(ShardReader(config).texts())
