@@ -190,6 +190,6 @@ class DedupConfig(Section):
 class WriteConfig(Section):
     """The data set as files, with a manifest and a data card."""
 
-    formats: list[Literal["parquet", "webdataset"]] = ["parquet", "webdataset"]
+    formats: list[Literal["parquet", "webdataset"]] = Field(default=["parquet", "webdataset"], min_length=1)
     """Each has all rows. parquet is what `pretrain` reads; webdataset is tars of .jpg, .txt and .json for other trainers."""
     rows_per_shard: Positive = 10_000  # rows of one file; the last one may have fewer

@@ -9,6 +9,7 @@ from capfilt.config.load import load_pipeline
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.read import UrlList
 from capfilt.config.train import Losses, Mix
+from capfilt.errors import ConfigError
 
 
 def test_a_loaded_pipeline_cannot_be_changed() -> None:
@@ -47,3 +48,14 @@ def test_the_exact_scene_measure_needs_the_truth() -> None:
     data["evaluate"]["truth"] = None
     with pytest.raises(ValidationError, match=r"found no `evaluate\.truth`"):
         Pipeline.model_validate(data)
+
+
+def test_a_data_set_that_is_learnt_from_is_written_as_parquet() -> None:
+    with pytest.raises(ConfigError, match=r"write\.formats: expected parquet, which pretrained learns from .*found webdataset"):
+        load_pipeline("quickstart", ["write.formats=[webdataset]"])
+    with pytest.raises(ConfigError, match=r"write\.formats"):
+        load_pipeline("quickstart", ["write.formats=[]"])
+    others = ["write.formats=[webdataset]", "pretrain.mix={web: 0, human: 1}"]
+    assert load_pipeline("quickstart", others).write is not None
+    shards = ["write.formats=[webdataset]", "pretrain.web={kind: webdataset, paths: [a.tar]}"]
+    assert load_pipeline("quickstart", shards).write is not None
