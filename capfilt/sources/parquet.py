@@ -20,15 +20,15 @@ BATCH_ROWS = 1024
 BUFFER_BYTES = 1 << 20  # of each column: a row group of pictures does not fit into memory
 
 
-def describe(stream: IO[bytes]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Rows of each row group and the names of the columns, from the footer.
+def describe(stream: IO[bytes]) -> tuple[tuple[int, ...], pa.Schema]:
+    """Rows of each row group and the columns, from the footer.
 
     Raises:
         OSError, pa.ArrowException: For a file that is not Parquet.
     """
     file = pq.ParquetFile(stream)
     groups = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
-    return groups, tuple(file.schema_arrow.names)
+    return groups, file.schema_arrow
 
 
 def read(chunk: Chunk, config: Source, columns: Callable[[list[str]], dict[str, str]]) -> Rows:

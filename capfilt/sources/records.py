@@ -8,7 +8,8 @@ from typing import Any, assert_never
 import pyarrow as pa
 
 from capfilt.config.read import KeepType, Source
-from capfilt.sources.names import TYPES, keep_type
+from capfilt.sources.carried import carried
+from capfilt.sources.names import keep_type
 from capfilt.sources.rows import Rows
 
 Record = Mapping[str, Any]
@@ -49,7 +50,7 @@ def to_rows(records: Sequence[Record | bytes], candidates: Mapping[str, Sequence
 
 def _carried(values: Sequence[dict[str, Any] | None], config: Source) -> pa.StructArray:
     """The carried columns in their order, of the types that `keep_types` and the well-known names give them."""
-    return pa.array(values, pa.struct([(name, TYPES[keep_type(name, config.keep_types)]) for name in config.keep_columns]))
+    return pa.array(values, carried(config))
 
 
 def parse_json(data: bytes) -> Record | None:

@@ -17,6 +17,7 @@ from capfilt.config.read import Folder, Img2dataset, ParquetImages, ReadConfig, 
 from capfilt.errors import InputError, RunStateError
 from capfilt.plan import InputFile
 from capfilt.sources import folder, names, parquet, places, tar, text
+from capfilt.sources.carried import carried, united
 from capfilt.sources.columns import find_columns
 from capfilt.sources.cuts import Cut
 
@@ -68,8 +69,8 @@ def is_folder(path: str) -> bool:
     return bool(filesystem.isdir(inner))
 
 
-def describe(path: str, config: ReadConfig) -> InputFile:
-    """A file as the index keeps it.
+def describe(path: str, config: ReadConfig) -> tuple[InputFile, pa.Schema | None]:
+    """A file as the index keeps it, and the schema of a Parquet file.
 
     Raises:
         Unreadable: If it cannot be read; with `on_bad_file: skip` it is given back without rows instead.
@@ -77,22 +78,22 @@ def describe(path: str, config: ReadConfig) -> InputFile:
     """
     size, etag = stat(path)
     try:
-        cut, columns = _cut(path, size, config)
+        cut, columns, schema = _cut(path, size, config)
     except (OSError, EOFError, zlib.error, tarfile.TarError, pa.ArrowException) as error:
         what = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         if config.on_bad_file == "skip":
-            return InputFile(path, size, etag, (), problem=f"is left out: {what}")
+            return InputFile(path, size, etag, (), problem=f"is left out: {what}"), None
         raise Unreadable(f"`{path}` ({what})") from None
-    return InputFile(path, size, etag, cut.rows, cut.offsets, columns=tuple(columns.items()), problem=cut.problem)
+    return InputFile(path, size, etag, cut.rows, cut.offsets, columns=tuple(columns.items()), problem=cut.problem), schema
 
 
-def _cut(path: str, size: int, config: ReadConfig) -> tuple[Cut, dict[str, str]]:
+def _cut(path: str, size: int, config: ReadConfig) -> tuple[Cut, dict[str, str], pa.Schema | None]:
     if tar.is_tar(path) and isinstance(config, WebDataset | Img2dataset):
-        return tar.scan(path, config) if size else (Cut((), ()), {})
+        return (*tar.scan(path, config), None) if size else (Cut((), ()), {}, None)
     kind = text.kind_of(path)
     if kind is not None and isinstance(config, UrlList | Folder):
         found = text.layout(path, kind, config)
-        return (text.cut(path, found, config.rows_per_chunk), dict(found.columns)) if found else (Cut((), ()), {})
+        return (text.cut(path, found, config.rows_per_chunk), dict(found.columns), None) if found else (Cut((), ()), {}, None)
     if isinstance(config, WebDataset) or not (path.lower().endswith((".parquet", ".pq")) or _begins(path, b"PAR1")):
         expected = {
             "url_list": "Parquet, CSV, TSV or JSONL (the last three also .gz or .zst)",
@@ -103,10 +104,10 @@ def _cut(path: str, size: int, config: ReadConfig) -> tuple[Cut, dict[str, str]]
         }[config.kind]
         raise InputError(f"read.paths: expected {expected}, found `{path}`. Name other files or another `read.kind`")
     with fsspec.open(path, "rb") as stream:
-        groups, there = parquet.describe(stream)
-    columns = find_columns(config, there, path)
-    names.require(there, config.keep_columns, path)
-    return Cut(groups, ()), columns
+        groups, schema = parquet.describe(stream)
+    columns = find_columns(config, schema.names, path)
+    names.require(schema.names, config.keep_columns, path)
+    return Cut(groups, ()), columns, schema
 
 
 def _begins(path: str, magic: bytes) -> bool:
@@ -120,7 +121,8 @@ def scan(config: ReadConfig, known: Sequence[InputFile] | None = None) -> list[I
     A known file that was empty or left out and has changed is new.
 
     Raises:
-        InputError: If a pattern matches nothing, a file lacks a column, or files cannot be read; names them all.
+        InputError: If a pattern matches nothing, a file lacks a column, files cannot be read (names them all), or the types of a
+            carried column do not go together.
         RunStateError: If a known file has changed or is gone.
     """
     paths = find(config)
@@ -132,18 +134,28 @@ def scan(config: ReadConfig, known: Sequence[InputFile] | None = None) -> list[I
     new: list[InputFile] = []
     outdated: set[str] = set()
     bad: list[Unreadable] = []
+    types: list[tuple[str, pa.StructType]] = []  # of the carried columns of new files
+
+    def described(path: str) -> InputFile:
+        file, schema = describe(path, config)
+        if file.rows:
+            types.append((path, carried(config, schema)))
+        return file
+
     for path, old in before.items():
         try:
             if is_folder(path):
                 assert isinstance(config, Folder | Img2dataset)
-                new += folder.describe(path, config, old)[len(old) :]
+                parts = folder.describe(path, config, old)[len(old) :]
+                types += [(path, carried(config)) for part in parts if part.rows]
+                new += parts
             elif not old:
-                new.append(describe(path, config))
+                new.append(described(path))
             elif (now := stat(path)) != (old[0].size, old[0].etag):
                 if old[0].rows:
                     raise _changed(old[0], f"{now[0]} bytes, etag {now[1]}")
                 outdated.add(path)
-                new.append(describe(path, config))
+                new.append(described(path))
         except Unreadable as problem:
             bad.append(problem)
     if bad:
@@ -151,7 +163,22 @@ def scan(config: ReadConfig, known: Sequence[InputFile] | None = None) -> list[I
             f"read.paths: expected readable files, found {len(bad)} of {len(paths)} unreadable: {'; '.join(map(str, bad))}. "
             "Repair or remove them, or leave them out with read.on_bad_file: skip"
         )
-    return [*(file for file in known or () if file.path not in outdated), *new]
+    kept = [file for file in known or () if file.path not in outdated]
+    if config.keep_columns and types:
+        united([*_carried(kept, config), *types])
+    return [*kept, *new]
+
+
+def _carried(known: Sequence[InputFile], config: ReadConfig) -> list[tuple[str, pa.StructType]]:
+    """The carried columns of files that were scanned at an earlier start."""
+    found = []
+    for file in (file for file in known if file.rows):
+        schema = None
+        if not (file.names or file.offsets):  # which folders, text files and tars have
+            with fsspec.open(file.path, "rb") as stream:
+                schema = parquet.describe(stream)[1]
+        found.append((file.path, carried(config, schema)))
+    return found
 
 
 def _changed(old: InputFile, found: str) -> RunStateError:

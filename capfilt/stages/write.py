@@ -5,7 +5,7 @@ Everything in it follows from selection, candidates and pool; whether a text is 
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -19,6 +19,7 @@ from capfilt.config.round import WriteConfig
 from capfilt.config.select import SelectConfig
 from capfilt.errors import ContractError, InputError
 from capfilt.schema import DATASET, SCHEMA_VERSION, UPSTREAM
+from capfilt.sources.carried import united
 from capfilt.stages.chunks import in_row_order, local_folder, open_parquet, read_chunks
 from capfilt.stages.combine import SCORE_NAMES, combined_scores, judged_scores
 from capfilt.stages.policy import best_per_row
@@ -52,12 +53,14 @@ def write(
 
     Raises:
         ContractError: If selection and candidates do not have the same rows, or a kept row has no picture.
+        InputError: If the carried columns of two chunks do not go together.
     """
-    schema = _dataset_schema(candidates)
+    footers = [_footer(path) for path in in_row_order(candidates)]
+    schema = _dataset_schema(footers)
     counted = {"rows": 0, "texts": 0}
     with whole_folder(local_folder(out)) as folder:
         formats = [_format(name, folder, schema) for name in dict.fromkeys(config.formats)]
-        tables = _kept_tables(policy, selection, candidates, pool, schema, config.rows_per_shard, counted)
+        tables = _kept_tables(policy, selection, footers, pool, schema, config.rows_per_shard, counted)
         files = write_shards(tables, formats, folder, config.rows_per_shard)
         shards = -(-counted["rows"] // config.rows_per_shard)
         manifest = {
@@ -86,24 +89,40 @@ def _format(name: str, folder: Path, schema: pa.Schema) -> ShardFormat:
             raise ContractError(f"expected parquet or webdataset; found `{name}`, which has a config but no writer")
 
 
-def _dataset_schema(candidates: Sequence[str]) -> pa.Schema:
-    """schema.DATASET, with `upstream` where the candidates carry it."""
-    for path in in_row_order(candidates)[:1]:
-        carried = _schema_and_rows(path)[0]
-        if UPSTREAM in carried.names:
-            return DATASET.append(pa.field(UPSTREAM, carried.field(UPSTREAM).type))
-    return DATASET
+@dataclass(frozen=True)
+class _Footer:
+    """Of a chunk file: how many rows it has, and the type of what it carries."""
+
+    path: str
+    rows: int
+    upstream: pa.StructType | None
 
 
-def _schema_and_rows(path: str) -> tuple[pa.Schema, int]:
+def _footer(path: str) -> _Footer:
     with open_parquet(path) as file:
-        return file.schema_arrow, file.metadata.num_rows
+        schema = file.schema_arrow
+        return _Footer(path, file.metadata.num_rows, schema.field(UPSTREAM).type if UPSTREAM in schema.names else None)
+
+
+def _dataset_schema(footers: Sequence[_Footer]) -> pa.Schema:
+    """schema.DATASET, with `upstream` where the candidates carry it; input files may differ in its types."""
+    carried = [(footer.path, footer.upstream) for footer in footers if footer.upstream is not None]
+    return DATASET.append(pa.field(UPSTREAM, united(carried))) if carried else DATASET
+
+
+def _typed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Of this schema; a whole number too large for a fraction's digits is rounded."""
+    if UPSTREAM in schema.names:
+        options = pc.CastOptions(schema.field(UPSTREAM).type, allow_float_truncate=True)
+        at = table.schema.get_field_index(UPSTREAM)
+        table = table.set_column(at, UPSTREAM, pc.cast(table[UPSTREAM], options=options))
+    return table.select(schema.names).cast(schema)
 
 
 def _kept_tables(
     policy: SelectConfig,
     selection: str,
-    candidates: Sequence[str],
+    footers: Sequence[_Footer],
     pool: Sequence[str],
     schema: pa.Schema,
     rows_per_shard: int,
@@ -113,8 +132,8 @@ def _kept_tables(
     pool_of = {PurePath(path).name: path for path in pool}
     decided = _Selection(selection)
     # The chunks that have rows: `read_chunks` passes the empty ones over.
-    filled = (path for path in in_row_order(candidates) if _schema_and_rows(path)[1])
-    for path, table in zip(filled, read_chunks(candidates, ["uid", *_TEXT_COLUMNS]), strict=True):
+    filled = [footer.path for footer in footers if footer.rows]
+    for path, table in zip(filled, read_chunks(filled, ["uid", *_TEXT_COLUMNS]), strict=True):
         kept = decided.take(table["row_id"])
         columns, is_kept = _columns(table, kept, policy)
         if not is_kept.any():
@@ -128,7 +147,7 @@ def _kept_tables(
             keys = [row_key(counted["rows"] + i, rows_per_shard) for i in range(part.num_rows)]
             counted["rows"] += part.num_rows
             counted["texts"] += int(pc.sum(pc.list_value_length(part["all_captions"])).as_py())
-            yield part.append_column("key", pa.array(keys, pa.string())).select(schema.names).cast(schema)
+            yield _typed(part.append_column("key", pa.array(keys, pa.string())), schema)
     decided.check_used_up()
 
 

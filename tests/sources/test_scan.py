@@ -369,3 +369,33 @@ def test_sources_on_other_file_systems_are_the_same_rows(kit: Any, tmp_path: Pat
     assert far.num_rows == 10
     for name in ("uid", "url", "text", "image", "status"):
         assert far[name].equals(here[name])
+
+
+# ── types of carried columns ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def carrying(kit: Any, path: Path, licence: pa.Array) -> str:
+    urls = [f"http://{path.stem}/{i}" for i in range(len(licence))]
+    return str(kit.parquet(path, pa.table({"url": urls, "text": ["t"] * len(urls), "license": licence})))
+
+
+def test_types_of_a_carried_column_that_do_not_go_together_are_refused_with_both_files(kit: Any, tmp_path: Path) -> None:
+    texts = carrying(kit, tmp_path / "b.parquet", pa.array(["by", None]).dictionary_encode())
+    paths = [carrying(kit, tmp_path / "a.parquet", pa.nulls(2)), texts]
+    config = kit.section(paths=[str(tmp_path / "*.parquet")], keep_columns=["license"])
+    known = scan(config)
+    assert [file.path for file in known] == paths
+    carrying(kit, tmp_path / "c.parquet", pa.array([1, 2]))
+    told = r"one type of `license` in all files, found string in `.*b\.parquet` and int64 in `.*c\.parquet`"
+    for before in (None, known):
+        with pytest.raises(InputError, match=told):
+            scan(config, before)
+    (tmp_path / "c.parquet").unlink()
+    numbers = str(kit.put(tmp_path / "d.csv", b"url,text,license\nhttp://d,t,1\n"))
+    with pytest.raises(InputError, match=r"found string in `.*b\.parquet` and int64 in `.*d\.csv`"):
+        scan(kit.section(paths=[texts, numbers], keep_columns=["license"], keep_types={"license": "int"}))
+
+
+def test_whole_numbers_beside_fractions_are_taken(kit: Any, tmp_path: Path) -> None:
+    paths = [carrying(kit, tmp_path / f"{i}.parquet", pa.array(values)) for i, values in enumerate(([1, 2], [0.5, None]))]
+    assert len(scan(kit.section(paths=paths, keep_columns=["license"]))) == 2

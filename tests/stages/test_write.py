@@ -250,3 +250,34 @@ def test_every_kept_row_is_in_exactly_one_shard(
                 in_tars += [name.removesuffix(".jpg") for name in tar.getnames() if name.endswith(".jpg")]
     assert in_tars == keys
     assert manifest["shards"] == int(np.ceil(len(keys) / rows_per_shard))
+
+
+@pytest.mark.parametrize(
+    ("each", "kind", "found"),
+    [
+        ((pa.nulls(1), pa.array(["by"])), pa.string(), [None, "by"]),
+        ((pa.array(["by"]), pa.nulls(1)), pa.string(), ["by", None]),
+        ((pa.array([7]), pa.array([0.5])), pa.float64(), [7.0, 0.5]),
+        ((pa.array([0.5]), pa.array([2**60 + 1])), pa.float64(), [0.5, float(2**60)]),
+    ],
+)
+def test_carried_columns_of_two_types_become_one(
+    tmp_path: Path, each: tuple[pa.Array, pa.Array], kind: pa.DataType, found: list[Any]
+) -> None:
+    run = make_run(tmp_path, [[[caption("web", 0.9)]]] * 2)
+    for path, values in zip(reversed(files(run, "round-1/candidates")), each, strict=True):
+        upstream = pa.StructArray.from_arrays([values], names=["license"])
+        pq.write_table(pq.read_table(path).append_column("upstream", upstream), path)
+    out, manifest = write_run(run, WriteConfig())
+    assert manifest["columns"]["upstream"] == f"struct<license: {kind}>"
+    rows = pq.read_table(out / "parquet" / "00000.parquet")["upstream"].to_pylist()
+    assert [row["license"] for row in rows] == found
+
+
+def test_carried_columns_that_do_not_go_together_are_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path, [[[caption("web", 0.9)]]] * 2)
+    for path, value in zip(files(run, "round-1/candidates"), ("by", 7), strict=True):
+        upstream = pa.array([{"license": value}])
+        pq.write_table(pq.read_table(path).append_column("upstream", upstream), path)
+    with pytest.raises(InputError, match=r"expected one type of `license` in all files, found int64 in .* and string in"):
+        write_run(run, WriteConfig())
