@@ -46,6 +46,7 @@ from capfilt.run.planning import plan_pipeline
 from capfilt.run.progress import SilentProgress
 from capfilt.run.scratch import tree
 from capfilt.run.signals import orderly
+from capfilt.run.steps import Steps
 from capfilt.schema import COLUMNS
 
 YAML = """
@@ -357,6 +358,63 @@ def test_operational_settings_and_more_rounds_may_change(world: World) -> None:
     assert world.did[0] == "caption"
     assert "download" not in world.did
     assert (world.output / "round-2" / "metrics.json").exists()
+
+
+def names_files(world: World) -> Callable[[dict[str, Any]], None]:
+    """A run of one round that names an evaluation file and shards."""
+    for name in ("eval", "shard"):
+        renew(world, name, "a text")
+
+    def change(tree: dict[str, Any]) -> None:
+        tree["rounds"] = 1
+        tree["dedup"]["decontaminate"] = [str(world.folder / "eval.parquet")]
+        tree["evaluate"]["heldout"] = str(world.folder / "eval.parquet")
+        tree["pretrain"]["web"] = {"kind": "capfilt", "paths": [str(world.folder / "shard*.parquet")]}
+
+    return change
+
+
+def renew(world: World, name: str, *texts: str) -> None:
+    rows = [{"key": text, "image": b"", "captions": [text], "all_captions": [text]} for text in texts]
+    pq.write_table(pa.Table.from_pylist(rows), world.folder / f"{name}.parquet")
+
+
+def test_files_that_a_step_read_are_noticed_where_they_hold_something_else(world: World) -> None:
+    change = names_files(world)
+    world.run(change)
+    world.run(change)
+    assert world.did == ["report"]
+    renew(world, "eval", "a text", "another")
+    world.run(change)
+    assert world.did == ["evaluate", "dedup", "select", "write", "evaluate", "report"]
+    renew(world, "shard", "another")
+    world.run(change)
+    assert [name for name in world.did if "caption" not in name] == [
+        *("pretrain pool", "filter", "evaluate"),
+        *("pretrain dataset", "filter", "evaluate", "report"),
+    ]
+    continued = result_files(world.output)
+    (world.folder / "eval.parquet").unlink()
+    world.run(change)
+    assert world.did == ["report"], "what is done needs the file no more"
+    renew(world, "eval", "a text", "another")
+    world.run(change, fresh=True)
+    assert result_files(world.output) == continued
+
+
+def test_a_run_of_a_version_that_did_not_look_at_them_stays_done_until_they_change(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, run_step = names_files(world), Steps.run
+    with monkeypatch.context() as before:
+        before.setattr(Steps, "key_with", lambda steps, label, key, inputs: key)
+        before.setattr(Steps, "run", lambda *args, inputs=(), **options: run_step(*args, **options))
+        world.run(change)
+    world.run(change)
+    assert world.did == ["report"]
+    renew(world, "eval", "another")
+    world.run(change)
+    assert world.did == ["evaluate", "dedup", "select", "write", "evaluate", "report"]
 
 
 def test_an_appended_input_file_adds_its_chunks_and_redoes_what_depends_on_them(world: World) -> None:

@@ -18,7 +18,7 @@ from capfilt.run import files
 from capfilt.run.context import Context
 from capfilt.run.pairing import Pairing
 from capfilt.run.scratch import local_folder
-from capfilt.run.steps import key_of
+from capfilt.run.steps import content, key_of
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,12 @@ def decide(context: Context, scored: Scored, keys: dict[str, str]) -> Iterator[s
     folder = f"round-{number}"
 
     if pipeline.dedup is not None:
-        key = keys["dedup"] = key_of("dedup", key, context.plan.settings["dedup"])
+        inputs = [content(path) for path in pipeline.dedup.decontaminate]
+        key = key_of("dedup", key, context.plan.settings["dedup"])
+        key = keys["dedup"] = context.steps.key_with(f"{folder}/dedup", key, inputs)
         done = [f"{folder}/dedup/{name}.parquet" for name in ("pairs", "contamination")]
         clear, told = [f"{folder}/dedup"], [f"{folder}/dedup/summary.json"]
-        context.steps.run(f"{folder}/dedup", key, done, lambda: _dedup(context, scored), clear=clear, sealed=told)
+        context.steps.run(f"{folder}/dedup", key, done, lambda: _dedup(context, scored), clear=clear, sealed=told, inputs=inputs)
         yield f"{folder}/dedup"
 
     if pipeline.select is not None:

@@ -31,6 +31,7 @@ class Steps:
         *,
         clear: Sequence[str] = (),
         sealed: Sequence[str] = (),
+        inputs: Sequence[str | None] = (),
     ) -> bool:
         """Call `make` unless the step is done; True if it was called.
 
@@ -39,8 +40,9 @@ class Steps:
             complete: Files that a finished step has, relative to the run folder.
             clear: What else it leaves; deleted together with `complete` where an earlier start had another key.
             sealed: Further files it leaves whose sha256 is to be kept, as that of `complete` always is.
+            inputs: As `key_with` was told.
         """
-        mark = files.join(self.output, "steps", label.replace("/", "-") + ".json")
+        mark = self._mark(label)
         before = files.get_json(mark)
         same = isinstance(before, dict) and before.get("key") == key
         if same and before["state"] == "done" and all(files.exists(files.join(self.output, path)) for path in complete):
@@ -48,12 +50,36 @@ class Steps:
         if not same:
             for path in (*complete, *clear):
                 files.remove(files.join(self.output, path))
-        files.put_json(mark, {"key": key, "state": "begun"})
+        told: dict[str, Any] = {"key": key} | ({"inputs": _known(before, inputs)} if inputs else {})
+        files.put_json(mark, {**told, "state": "begun"})
         with self.timed(label):
             make()
         hashes = {path: file_sha256(files.join(self.output, path)) for path in (*complete, *sealed)}
-        files.put_json(mark, {"key": key, "state": "done", "sha256": {path: seal for path, seal in hashes.items() if seal}})
+        files.put_json(mark, {**told, "state": "done", "sha256": {path: seal for path, seal in hashes.items() if seal}})
         return True
+
+    def key_with(self, label: str, key: str, inputs: Sequence[str | None]) -> str:
+        """`key` with what stands in the files of the user's that the step reads, so that others under the same names are noticed.
+
+        The mark of a version that did not look at them is given what is there now, and keeps its key: the step stays done until
+        they change. A file that is not there any more counts as the one that was read.
+
+        Args:
+            inputs: `content` of each file, None where there is none.
+        """
+        mark = self._mark(label)
+        before = files.get_json(mark)
+        now = _known(before, inputs)
+        if inputs and isinstance(before, dict) and before.get("key") == key:
+            told = before.get("inputs") or [None] * len(now)
+            if all(old in (None, new) for old, new in zip(told, now, strict=True)):
+                if told != now:
+                    files.put_json(mark, {**before, "inputs": now})
+                return key
+        return key_of(key, now) if inputs else key
+
+    def _mark(self, label: str) -> str:
+        return files.join(self.output, "steps", label.replace("/", "-") + ".json")
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -64,6 +90,22 @@ class Steps:
         finally:
             seconds = round(time.monotonic() - begun, 3)
             files.append_line(self.output, "phases", {"phase": phase, "seconds": seconds, "started": round(started, 3)})
+
+
+def _known(mark: Any, inputs: Sequence[str | None]) -> list[str | None]:
+    """`inputs`, and of a file that is not there what its step's mark tells."""
+    before = mark.get("inputs") if isinstance(mark, dict) else None
+    if not isinstance(before, list) or len(before) != len(inputs):
+        return list(inputs)
+    return [old if new is None else new for old, new in zip(before, inputs, strict=True)]
+
+
+def content(path: str) -> str | None:
+    """What `Steps.key_with` is told of a file; None where there is none that can be read."""
+    try:
+        return file_sha256(path)
+    except OSError:
+        return None
 
 
 def file_sha256(path: str) -> str | None:

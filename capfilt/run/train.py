@@ -3,7 +3,7 @@
 Knows which data and models go in and where the new ones go; how they are trained is in `capfilt.training`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
@@ -15,7 +15,8 @@ from capfilt.run.context import Context
 from capfilt.run.decide import Scored
 from capfilt.run.jobs import models_of_round
 from capfilt.run.scratch import tree
-from capfilt.run.steps import key_of, model_identity
+from capfilt.run.steps import content, key_of, model_identity
+from capfilt.sources.scan import content_of
 
 if TYPE_CHECKING:
     from capfilt.training.workers import Launch
@@ -47,8 +48,10 @@ def train(
     if made:
         # Where all learn from shards of their own, the round's pairs are not what they learn from.
         of_web = web_key if any(one.web is None for one in pipeline.pretrainings) else ""
-        keys["pretrain"] = key_of("pretrain", of_web, settings["pretrain"], pipeline.seed, _learnt_from(pipeline))
-        _model_step(context, number, "pretrain", keys["pretrain"], made, lambda: _pretrain(context, number, web, web_kind))
+        shards = [content_of(one.web) for one in pipeline.pretrainings if one.web is not None]
+        key = key_of("pretrain", of_web, settings["pretrain"], pipeline.seed, _learnt_from(pipeline))
+        key = keys["pretrain"] = context.steps.key_with(f"{folder}/pretrain", key, shards)
+        _model_step(context, number, "pretrain", key, made, lambda: _pretrain(context, number, web, web_kind), inputs=shards)
         yield f"{folder}/pretrain"
 
     if pipeline.finetune is not None:
@@ -64,14 +67,25 @@ def train(
 
     if pipeline.evaluate is not None:
         made_from = [keys.get(name) for name in ("pretrain", "finetune", "select")]
-        keys["evaluate"] = key_of("evaluate", made_from, scored and scored.key, settings["evaluate"], pipeline.seed)
+        heldout, truth = pipeline.evaluate.heldout, pipeline.evaluate.truth
+        read = [content(heldout), None if truth is None else content(truth)]
+        key = key_of("evaluate", made_from, scored and scored.key, settings["evaluate"], pipeline.seed)
+        key = keys["evaluate"] = context.steps.key_with(f"{folder}/evaluate", key, read)
         done = [f"{folder}/metrics.json"]
-        context.steps.run(f"{folder}/evaluate", keys["evaluate"], done, lambda: _evaluate(context, number, scored))
+        context.steps.run(f"{folder}/evaluate", key, done, lambda: _evaluate(context, number, scored), inputs=read)
         yield f"{folder}/evaluate"
 
 
-def _model_step(context: Context, number: int, name: str, key: str, models: Mapping[str, str], make: Callable[[], None]) -> None:
-    """`models`: each with the name of its training."""
+def _model_step(
+    context: Context,
+    number: int,
+    name: str,
+    key: str,
+    models: Mapping[str, str],
+    make: Callable[[], None],
+    inputs: Sequence[str | None] = (),
+) -> None:
+    """`models`: each with the name of its training. `inputs`: as `Steps.run` is told."""
     folder = f"round-{number}"
     done = [f"{folder}/models/{model}/{file}" for model in models for file in MODEL_FILES]
     clear = [f"{folder}/models/{model}" for model in models] + [f"{folder}/training/{part}" for part in models.values()]
@@ -88,7 +102,7 @@ def _model_step(context: Context, number: int, name: str, key: str, models: Mapp
         paths = (path[begin:] for model in models for path in tree(context.path(folder, "models", model)))
         beside.extend(path for path in paths if path not in done)
 
-    context.steps.run(f"{folder}/{name}", key, done, made, clear=clear, sealed=beside)
+    context.steps.run(f"{folder}/{name}", key, done, made, clear=clear, sealed=beside, inputs=inputs)
 
 
 def _pretrain(context: Context, number: int, web: tuple[str, ...], kind: Literal["pool", "dataset"]) -> None:

@@ -14,7 +14,9 @@ import fsspec
 import pyarrow as pa
 
 from capfilt.config.read import Folder, Img2dataset, ParquetImages, ReadConfig, UrlList, WebDataset
+from capfilt.config.train import CapfiltShards, Shards
 from capfilt.errors import InputError, RunStateError
+from capfilt.identity import content_hash
 from capfilt.plan import InputFile
 from capfilt.sources import folder, names, parquet, places, tar, text
 from capfilt.sources.carried import carried, united
@@ -186,6 +188,21 @@ def _changed(old: InputFile, found: str) -> RunStateError:
         f"inputs.parquet: expected the input `{old.path}` as the run first saw it ({old.size} bytes, etag {old.etag}), "
         f"found {found}. Put the file back, begin again with --fresh, or write to another `output`"
     )
+
+
+def content_of(config: Shards) -> str | None:
+    """A hash of the sizes and etags of all files, in order, without their rows; None where a path matches nothing."""
+    try:
+        paths = places.expand(config.paths) if isinstance(config, CapfiltShards) else find(config)
+        return content_hash(*(f"{size} {etag}" for path in paths for size, etag in _stats(path, config)), size=8)
+    except (InputError, OSError):
+        return None
+
+
+def _stats(path: str, config: Shards) -> list[tuple[int, str]]:
+    if isinstance(config, Img2dataset) and is_folder(path):
+        return [(part.size, part.etag) for part in folder.describe(path, config, ())]
+    return [stat(path)]
 
 
 def stat(path: str) -> tuple[int, str]:

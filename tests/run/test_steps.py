@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import pytest
+
 from capfilt.run import files
-from capfilt.run.steps import Steps, key_of, model_identity
+from capfilt.run.steps import Steps, content, key_of, model_identity
 
 
 def test_a_finished_step_is_skipped_until_its_key_or_its_file_changes(tmp_path: Path) -> None:
@@ -66,3 +68,51 @@ def test_a_published_model_is_known_by_all_its_files(tmp_path):
     found = {name: model_identity(str(tmp_path / name)) for name in ("a", "b", "c", "d", "m.pth", "n.pth")}
     assert found["a"] == found["d"]
     assert len(set(found.values())) == 5
+
+
+def test_a_step_is_done_again_when_the_files_it_read_hold_something_else(tmp_path: Path) -> None:
+    steps, made = Steps(str(tmp_path)), []
+
+    def run(*inputs: str | None) -> str:
+        key = steps.key_with("round-1/dedup", "k", inputs)
+        steps.run("round-1/dedup", key, [], lambda: made.append(inputs), inputs=inputs)
+        return key
+
+    first = run("a", "b")
+    assert run("a", "b") == first
+    assert run("a", None) == first, "a file that is gone changes nothing"
+    assert made == [("a", "b")]
+    assert run("a", "c") != first
+    assert run("a", "b") == first
+    assert len(made) == 3
+    assert steps.key_with("round-1/dedup", "k", []) == "k"
+
+
+def test_a_step_of_a_version_that_did_not_look_stays_done_until_the_files_change(tmp_path: Path) -> None:
+    steps, made = Steps(str(tmp_path)), []
+
+    def run(*inputs: str | None) -> str:
+        key = steps.key_with("round-1/dedup", "k", inputs)
+        steps.run("round-1/dedup", key, [], lambda: made.append(inputs), inputs=inputs)
+        return key
+
+    steps.run("round-1/dedup", "k", [], lambda: None)
+    assert run(None) == run("a") == run("a") == "k"
+    assert made == []
+    assert run("b") != "k"
+    assert made == [("b",)]
+
+
+def test_a_step_that_such_a_version_began_goes_on(tmp_path: Path) -> None:
+    steps = Steps(str(tmp_path))
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    for inputs in ((), ("a",), ("a",)):
+        key = steps.key_with("round-1/pretrain", "k", inputs)
+        assert key == "k"
+        with pytest.raises(KeyboardInterrupt):
+            steps.run("round-1/pretrain", key, [], stop, inputs=inputs)
+    assert content(str(tmp_path / "none")) is content(str(tmp_path)) is None
+    assert steps.key_with("round-1/pretrain", "k", ["b"]) != "k"

@@ -7,9 +7,11 @@ import fsspec
 import pyarrow as pa
 import pytest
 
+from capfilt.config.read import Img2dataset, ParquetImages
+from capfilt.config.train import CapfiltShards
 from capfilt.errors import InputError, RunStateError
 from capfilt.plan import make_chunks
-from capfilt.sources.scan import scan
+from capfilt.sources.scan import content_of, scan
 from capfilt.stages.read import read_chunk
 
 
@@ -399,3 +401,24 @@ def test_types_of_a_carried_column_that_do_not_go_together_are_refused_with_both
 def test_whole_numbers_beside_fractions_are_taken(kit: Any, tmp_path: Path) -> None:
     paths = [carrying(kit, tmp_path / f"{i}.parquet", pa.array(values)) for i, values in enumerate(([1, 2], [0.5, None]))]
     assert len(scan(kit.section(paths=paths, keep_columns=["license"]))) == 2
+
+
+# ── shards that a training names ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_other_shards_under_the_same_names_are_noticed(kit: Any, tmp_path: Path) -> None:
+    own = CapfiltShards(kind="capfilt", paths=[str(tmp_path / "shards" / "*.parquet")])
+    assert content_of(own) is None
+    for name in ("a", "b"):
+        kit.parquet(tmp_path / "shards" / f"{name}.parquet", kit.table(kit.pairs[:4], image="image", text="text"))
+    before = content_of(own)
+    assert before == content_of(own) == content_of(ParquetImages(kind="parquet_images", paths=own.paths))
+    kit.parquet(tmp_path / "shards" / "b.parquet", kit.table(kit.pairs[4:8], image="image", text="text"))
+    assert before is not None
+    assert before != content_of(own)
+    kit.unpack(tmp_path / "out" / "00000", kit.samples(kit.pairs[:3]))
+    folders = Img2dataset(kind="img2dataset", paths=[str(tmp_path / "out")])
+    before = content_of(folders)
+    kit.unpack(tmp_path / "out" / "00000", kit.samples(kit.pairs[3:4], 3))
+    assert before is not None
+    assert before != content_of(folders)
