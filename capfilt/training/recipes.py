@@ -14,6 +14,8 @@ from capfilt.config.base import Section, is_operational
 from capfilt.config.train import FinetuneCaptioner, OptimConfig, PretrainConfig
 from capfilt.errors import ConfigError
 from capfilt.identity import fingerprint, stage_seed
+from capfilt.modeling.blip2.language import FrozenLanguage
+from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.clipcap.network import ClipCap
 from capfilt.modeling.families import Loaded, load_network, save_network
 from capfilt.modeling.ranks import Ranks
@@ -172,10 +174,23 @@ def _finetune(
         batches = Batches(
             [(pairs, config.batch_size)], loaded.tokenizer, loaded.architecture, seed=own_seed, device=device, prompt=prompt
         )
-        prompt_length = len(loaded.tokenizer.encode_prompt(prompt)) if role == "captioner" else 0
+        prompt_length = _prompt_length(loaded, prompt) if role == "captioner" else 0
         _train_and_save(
             loaded, role, batches, config, out, work, own_seed, device, on_step, ranks, prompt_length=prompt_length, trunk=trunk
         )
+
+
+def _prompt_length(loaded: Loaded, prompt: str) -> int:
+    """Tokens at the head of every text that are the prompt's."""
+    language = _language(loaded)
+    # What an encoder-decoder's encoder reads ends in a closing token, which stands in no text behind its prompt.
+    closing = 1 if language is not None and language.is_encoder_decoder else 0
+    return len(loaded.tokenizer.encode_prompt(prompt)) - closing
+
+
+def _language(loaded: Loaded) -> FrozenLanguage | None:
+    """Of BLIP-2's stage 2."""
+    return loaded.model.language if isinstance(loaded.model, Blip2) else None
 
 
 def _train_and_save(

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from capfilt.config.decoding import Beam, Greedy, Nucleus
 from capfilt.errors import CheckpointError
+from capfilt.modeling.batch import Batch
 from capfilt.modeling.blip2 import Blip2
 from capfilt.modeling.blip2.language import FrozenLanguage
 from capfilt.modeling.blip2.names import qformer_names, without_biases
 from capfilt.modeling.blip2.qformer import QFormer
+from capfilt.modeling.blip2.training import Blip2Training
 from capfilt.modeling.blip2.transformers_folder import load_blip2
 from capfilt.modeling.published import to_theirs
 
@@ -135,6 +137,23 @@ def test_encoder_decoder_logits_and_prefix_loss_equal_transformers(tmp_path: Pat
         found = ours.lm_logits(suffix, suffix_mask, embeds, prefix_ids=prefix, prefix_mask=prefix_mask)
         close(found[suffix_mask.bool()], expected.logits[suffix_mask.bool()])
         close(ours.losses({"pixels": pixels, "ids": ids, "mask": mask}, cuts_B=cuts)["lm"], expected.loss)
+
+
+@torch.inference_mode()
+def test_captioning_by_an_encoder_decoder_is_transformers_loss_of_the_caption_behind_a_closed_prompt(tmp_path: Path) -> None:
+    theirs, ours = loaded_pair("t5", tmp_path)
+    pixels, ids, mask = inputs(3, 7)
+    ids[:, :2] = torch.tensor([8, 9])
+    mask[:, 2] = 1
+    prompt = torch.tensor([[8, 9, EOS]] * 3)  # as LAVIS' and transformers' tokenizer gives it
+    expected = theirs(
+        pixel_values=pixels,
+        input_ids=with_image(prompt),
+        attention_mask=mask.new_ones(3, QUERIES + 3),
+        labels=ids[:, 2:].masked_fill(mask[:, 2:] == 0, -100),
+    )
+    training = Blip2Training(ours, prompt_length=2, cut=False)
+    close(training.losses(Batch(pixels, ids, mask, torch.arange(3)))["lm"], expected.loss)
 
 
 DECODINGS = [

@@ -14,6 +14,7 @@ import torch
 
 from capfilt.config.train import FinetuneCaptioner, FinetuneModel, Initial, Labelled, Losses, Matching, Mix, PretrainConfig
 from capfilt.errors import CheckpointError, ConfigError
+from capfilt.modeling.blip2.language import FrozenLanguage
 from capfilt.modeling.blip2.qformer import QFormer
 from capfilt.modeling.clipcap.network import ClipCap
 from capfilt.modeling.families import load_network
@@ -27,6 +28,7 @@ LOSSES = {
     "blip2": Losses(itc=1, itm=1, lm=1),
     "clipcap": Losses(lm=1),
     "soho": Losses(mlm=1, mvm=1, itm=1),
+    "blip2_lm": Losses(lm=1),
 }
 NEEDS_EYES = ("blip2", "clipcap")
 
@@ -44,7 +46,8 @@ def make(tmp_path: Path, pool_file: str, human_file: str) -> Make:
 
     def made(family: str, out: str = "m", changes: dict[str, Any] | None = None, **options: Any) -> Path:
         yaml = tmp_path / f"{family}.yaml"
-        yaml.write_text(ARCHITECTURES[family] + "max_text_length: 14\n" + ("" if family == "clipcap" else "init_std: 0.2\n"))
+        own = ARCHITECTURES["blip2"] + "roles: []\nlanguage: {}\n" if family == "blip2_lm" else ARCHITECTURES[family]
+        yaml.write_text(own + "max_text_length: 14\n" + ("" if family == "clipcap" else "init_std: 0.2\n"))
         if family in NEEDS_EYES and "init" not in (changes or {}):
             options.setdefault("image", made("med", "eyes", {"steps": 2}))
         config = PretrainConfig(
@@ -279,11 +282,11 @@ def test_stage_2_of_blip2_learns_before_a_frozen_language_model_and_captions(
     from capfilt.modeling.blip2.network import Blip2
 
     stage_1 = make("blip2", "stage_1", {"steps": 2})
-    words = (
-        make("clipcap", "words", {"steps": 2}, image=tmp_path / "eyes") if kind == "clipcap" else language_model(tmp_path, kind)
-    )
-    ARCHITECTURES["blip2_lm"] = ARCHITECTURES["blip2"] + "roles: []\nlanguage: {}\n"
-    LOSSES["blip2_lm"] = Losses(lm=1)
+    words = tmp_path / "words"
+    if kind == "clipcap":
+        make("clipcap", "words", {"steps": 2}, image=tmp_path / "eyes")
+    else:
+        words = language_model(tmp_path, kind)
     start = make("blip2_lm", "stage_2", {"steps": 3}, image=stage_1, text=words)
     asked = FinetuneCaptioner(losses=Losses(lm=1), steps=3, batch_size=4, lr=1e-2, threads=1)
     where = {"out": tmp_path / "c", "work": tmp_path / "t-c", "seed": 1, "device": "cpu", "prompt": "a picture of "}
@@ -304,20 +307,46 @@ def test_stage_2_of_blip2_learns_before_a_frozen_language_model_and_captions(
     assert np.isfinite(caption.log_prob)
 
 
-def language_model(folder: Path, kind: str) -> Path:
+def test_an_encoder_reads_in_captioning_what_it_reads_in_writing_and_the_whole_caption_is_learnt(
+    make: Make, tmp_path: Path, human_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = language_model(tmp_path, "t5")
+    start = make("blip2_lm", "stage_2", {"steps": 1}, image=make("blip2", "stage_1", {"steps": 1}), text=words)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    logits = FrozenLanguage.suffix_logits
+
+    def spied(self: FrozenLanguage, soft: Any, read: Any, read_mask: Any, ids: torch.Tensor, mask: Any) -> torch.Tensor:
+        seen.append((read, ids))
+        return logits(self, soft, read, read_mask, ids, mask)
+
+    monkeypatch.setattr(FrozenLanguage, "suffix_logits", spied)
+    asked = FinetuneCaptioner(losses=Losses(lm=1), steps=1, batch_size=4, lr=1e-3, threads=1)
+    tokenizer = load_network(start).tokenizer
+    texts = tokenizer.encode_batch([text for i in range(5) for text in (f"a square {i}", f"one small thing {i}")], 14)[0].tolist()
+    for prompt in ("a picture of ", ""):
+        where = {"out": tmp_path / f"c{len(prompt)}", "work": tmp_path / "t-c", "seed": 1, "device": "cpu", "prompt": prompt}
+        finetune_captioner(asked, human_file, start=start, **where)
+        read_BP, learnt_BT = seen.pop()
+        assert read_BP.tolist() == [tokenizer.encode_prompt(prompt).tolist()] * 4
+        assert all(ids in [text[: len(ids)] for text in texts] for ids in learnt_BT.tolist())
+
+
+def language_model(folder: Path, kind: str, positions: int = 40) -> Path:
     """A tiny one of transformers with a tokenizer."""
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     words = ["<pad>", "</s>", "<unk>", "a", "square", "picture", "of", "red", "one", "small", "thing", "tiny"]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if kind == "t5":
+        backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder / kind)
     ids = {"vocab_size": len(words), "eos_token_id": 1, "pad_token_id": 0}
     torch.manual_seed(0)
     if kind == "gpt2":
-        sizes = {"n_embd": 12, "n_layer": 1, "n_head": 2, "n_positions": 40}
+        sizes = {"n_embd": 12, "n_layer": 1, "n_head": 2, "n_positions": positions}
         model: Any = transformers.GPT2LMHeadModel(transformers.GPT2Config(**ids, **sizes, bos_token_id=1))
     else:
         sizes = {"d_model": 12, "d_kv": 6, "d_ff": 16, "num_layers": 1, "num_heads": 2}

@@ -104,9 +104,17 @@ class FrozenLanguage:
         logits_BTV: Tensor = out.logits
         return logits_BTV
 
-    def suffix_loss(self, soft_BSU: Tensor, ids_BT: Tensor, mask_BT: Tensor, cuts_B: Tensor) -> Tensor:
-        """Prefix language-model loss: the encoder reads the first `cuts_B` tokens, the decoder learns the rest."""
-        prefix_BP, prefix_mask_BP = self._moved(ids_BT, torch.zeros_like(cuts_B), cuts_B)
+    def suffix_loss(
+        self, soft_BSU: Tensor, ids_BT: Tensor, mask_BT: Tensor, cuts_B: Tensor, *, is_closed: bool = False
+    ) -> Tensor:
+        """Prefix language-model loss: the encoder reads the first `cuts_B` tokens, the decoder learns the rest.
+
+        `is_closed`: the encoder reads the closing token behind them, as behind a prompt; `cuts_B` is below each text's length.
+        """
+        read_BT, stop_B = ids_BT, cuts_B
+        if is_closed:
+            read_BT, stop_B = ids_BT.scatter(1, cuts_B[:, None], self.eos_id), cuts_B + 1
+        prefix_BP, prefix_mask_BP = self._moved(read_BT, torch.zeros_like(cuts_B), stop_B)
         suffix_BT, suffix_mask_BT = self._moved(ids_BT, cuts_B, mask_BT.sum(1))
         logits_BTV = self.suffix_logits(soft_BSU, prefix_BP, prefix_mask_BP, suffix_BT, suffix_mask_BT)
         labels_BT = suffix_BT.masked_fill(suffix_mask_BT == 0, IGNORED)

@@ -56,9 +56,15 @@ class LanguageTokenizer:
         return padded(rows, self.pad_id, pad_to)
 
     def encode_prompt(self, prompt: str) -> Int64Array:
-        """Ids [P]: what a decoder-only model continues, or what an encoder-decoder's encoder reads, closing token included."""
-        ids = list(self._backend(prompt).input_ids)
-        if not self._reads_prompt and ids and ids[-1] == self.eos_id and len(ids) > 1:
+        """Ids [P]: what a decoder-only model continues, or what an encoder-decoder's encoder reads, closing token included.
+
+        A space at the end belongs to the next token and is left out.
+        """
+        ids = list(self._backend(prompt.rstrip()).input_ids)
+        is_closed = bool(ids) and ids[-1] == self.eos_id
+        if self._reads_prompt:
+            ids = ids if is_closed else [*ids, self.eos_id]
+        elif is_closed and len(ids) > 1:
             ids = ids[:-1]
         return np.asarray(ids, dtype=np.int64)
 

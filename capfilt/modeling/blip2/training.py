@@ -140,7 +140,8 @@ class Blip2Training(_Drawing):
     """Stage 2 (BLIP-2 section 3.3): the frozen language model's own loss, on the text alone, trains Q-Former and projection.
 
     Decoder-only: every token of the text, given the queries and what precedes it. Encoder-decoder: each text is cut in two at a
-    drawn place; the encoder reads queries and prefix, the decoder's suffix is learnt (prefix language modelling).
+    drawn place; the encoder reads queries, prefix and a closing token, as it reads a prompt, the decoder's suffix is learnt
+    (prefix language modelling).
 
     Texts are the language model's tokenizer's (`LanguageTokenizer`).
     """
@@ -150,7 +151,7 @@ class Blip2Training(_Drawing):
         Args:
             model: Trained in place, but for image encoder and language model.
             prompt_length: Tokens at the head of every text that are the prompt: seen and not learnt. An encoder-decoder's
-                encoder reads them.
+                encoder reads them and the closing token, which is not counted.
             cut: Encoder-decoder: whether the text after the prompt is cut at random (pre-training) or learnt whole
                 (captioning).
             seed: Of the places of the cuts.
@@ -161,13 +162,15 @@ class Blip2Training(_Drawing):
         self.cut = cut
 
     def losses(self, batch: Batch, *, cuts_B: Tensor | None = None) -> dict[str, Tensor]:
-        """`lm`. `cuts_B`: tokens of each text that an encoder-decoder's encoder reads; None draws or takes the prompt."""
+        """`lm`. `cuts_B`: tokens of each text that are all an encoder-decoder's encoder reads; None draws or takes the prompt."""
         model = self.model
         prefix_BQU = model.prefix_embeds(model.qformer.encode_image(batch.pixels_BCHW))
         if model.language.is_encoder_decoder:
+            is_given = cuts_B is not None
             if cuts_B is None:
                 cuts_B = self._cuts(batch)
-            return {"lm": model.language.suffix_loss(prefix_BQU, batch.ids_BT, batch.mask_BT, cuts_B)}
+            lm = model.language.suffix_loss(prefix_BQU, batch.ids_BT, batch.mask_BT, cuts_B, is_closed=not is_given)
+            return {"lm": lm}
         return {"lm": model.language.text_loss(prefix_BQU, batch.ids_BT, batch.mask_BT, self.prompt_length)}
 
     def _cuts(self, batch: Batch) -> Tensor:

@@ -181,10 +181,10 @@ def test_a_frozen_language_model_is_led_by_the_queries(kind: str) -> None:
     started = float(training.losses(batch)["lm"].detach())
     ended = optimise(training, (x for x in model.parameters() if x.requires_grad), batch, 120)["lm"]
     assert ended < 0.2 * started
-    made = model.generate(
-        model.encode_image(batch.pixels_BCHW), torch.zeros(0, dtype=torch.int64), Greedy(max_length=9, min_length=0)
-    )
-    texts = made.ids_BnL[:, 0, model.written_from(torch.zeros(0)) :][:, :LENGTH]
+    # Of no prompt an encoder-decoder's encoder reads the closing token.
+    prompt_P = torch.tensor([EOS] if kind == "t5" else [], dtype=torch.int64)
+    made = model.generate(model.encode_image(batch.pixels_BCHW), prompt_P, Greedy(max_length=9, min_length=0))
+    texts = made.ids_BnL[:, 0, model.written_from(prompt_P) :][:, :LENGTH]
     assert torch.equal(texts * batch.mask_BT, batch.ids_BT)
 
 
