@@ -9,7 +9,8 @@ brings all that inference needs, so what is missing is looked for beside it:
     ClipCap              tokenizer.json (or vocab.json and merges.txt) of GPT-2; the CLIP that made its embeddings, `clip/`
     SOHO                 vocab.txt of bert-base-uncased
 
-What shapes do not say, such as heads, is the published models' own; an `architecture.yaml` beside a file may say otherwise.
+What shapes do not say, such as heads, is the published models' own; an `architecture.yaml` beside a file may say otherwise. So it
+is with the token that ends the texts of a stage 2 (`language.eos_id`): a line break for OPT, else the language model's own.
 """
 
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ from capfilt.modeling.blip2.language import FrozenLanguage
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.original import PROJECTIONS, blip2_from_original, qformer_from_original
 from capfilt.modeling.blip2.qformer import QFormer
-from capfilt.modeling.blip2.tokenizer import LanguageTokenizer
+from capfilt.modeling.blip2.tokenizer import LanguageTokenizer, line_break
 from capfilt.modeling.blip2.transformers_folder import load_blip2
 from capfilt.modeling.clipcap.network import ClipCap
 from capfilt.modeling.clipcap.original import MAPPER
@@ -166,8 +167,12 @@ def _blip2(file: Path, theirs: dict[str, Tensor], vocabulary: Source) -> Other:
                 f"{file}: expected the language model of stage 2, since such a file brings none, found no {folder}. Put the "
                 "transformers folder of the one it was trained with there"
             )
-        language = FrozenLanguage.load(folder)
-        told = {**_told(file, {}), "language": {"checkpoint": str(folder)}}
+        told = _told(file, {})
+        own: dict[str, Any] = dict(told.get("language") or {})
+        if own.get("eos_id") is None and any(name.startswith("opt_proj") for name in theirs):
+            own["eos_id"] = line_break(vocabulary or folder)  # where LAVIS ends OPT's texts
+        language = FrozenLanguage.load(folder, eos_id=own.get("eos_id"))
+        told["language"] = {**own, "checkpoint": str(folder)}
         stage_2 = blip2_from_original(theirs, language, told, source=str(file))
         return stage_2, LanguageTokenizer.load(vocabulary or folder, language)
     tokenizer = _bert(file, vocabulary)

@@ -21,6 +21,7 @@ from capfilt.config.decoding import Greedy
 from capfilt.errors import CheckpointError, ConfigError
 from capfilt.filters import filter_of
 from capfilt.filters.network import NetworkFilter
+from capfilt.modeling.blip2 import Blip2
 from capfilt.modeling.blip2.names import qformer_names, without_biases
 from capfilt.modeling.clipcap.image import centre_square
 from capfilt.modeling.coca.tokenizer import ClipTokenizer
@@ -42,6 +43,8 @@ Paint = Callable[[int], Image]
 OPTIONS: dict[str, Any] = {"batch_size": 3, "dtype": "float32", "device": "cpu"}
 WRITING: dict[str, Any] = {"prompt": "w3 ", "decode": Greedy(max_length=9, min_length=3)}
 SHAPE = Shape()
+LINE_BREAK = stage_2.TOKENS.index("w9")
+"""The token of the tiny OPT whose place a line break takes."""
 BERT = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 
 
@@ -236,25 +239,50 @@ LAST = {"coca": "ln_final.weight", "lavis": "itm_head.weight", "clipcap": "ln_f.
 
 
 def test_stage_2_of_lavis_needs_its_language_model_beside_it(tmp_path: Path, paint: Paint) -> None:
-    theirs, network = stage_2.loaded_pair("opt", tmp_path)
-    own = network.qformer.state_dict()
-    for name in [name for name in own if name.startswith("vision.") and name.endswith("qkv.bias")]:
-        own[name].chunk(3)[1].zero_()  # LAVIS' keys have no bias
-    state = without_biases(to_theirs(own, qformer_names(network.config, "original")))
-    state |= {f"opt_proj.{kind}": tensor for kind, tensor in network.projection.state_dict().items()}
-    folder = tmp_path / "lavis"
-    folder.mkdir()
-    torch.save({"model": state}, folder / "opt.pth")
-    say(folder, {"image": {"heads": 2, "size": stage_2.SIZE}, "text": {"heads": 4, "norm_eps": 1e-12}})
+    folder = opt_of_lavis(tmp_path)
+    (folder / "language").rename(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match="expected the language model of stage 2"):
         load_network(folder)
-    stage_2.save(theirs.language_model, folder / "language")
+    (tmp_path / "elsewhere").rename(folder / "language")
     before = model_identity(str(folder))
     captions = captioner_in(folder).caption([paint(0)], seeds=[[1]])
     assert captions[0][0].text
     settings = folder / "language" / "generation_config.json"
     settings.write_text(settings.read_text() + " ")
     assert model_identity(str(folder)) != before
+
+
+def opt_of_lavis(folder: Path, **told: Any) -> Path:
+    """Its file, and beside it a language model whose tokenizer knows line breaks."""
+    theirs, network = stage_2.loaded_pair("opt", folder)
+    own = network.qformer.state_dict()
+    for name in [name for name in own if name.startswith("vision.") and name.endswith("qkv.bias")]:
+        own[name].chunk(3)[1].zero_()  # LAVIS' keys have no bias
+    state = without_biases(to_theirs(own, qformer_names(network.config, "original")))
+    state |= {f"opt_proj.{kind}": tensor for kind, tensor in network.projection.state_dict().items()}
+    made = folder / "lavis"
+    made.mkdir()
+    torch.save({"model": state}, made / "opt.pth")
+    say(made, {"image": {"heads": 2, "size": stage_2.SIZE}, "text": {"heads": 4, "norm_eps": 1e-12}, **told})
+    stage_2.save(theirs.language_model, made / "language")
+    file = made / "language" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["\n"] = content["model"]["vocab"].pop("w9")
+    content["pre_tokenizer"] = {"type": "Split", "pattern": {"String": " "}, "behavior": "Removed", "invert": False}
+    file.write_text(json.dumps(content))
+    return made
+
+
+@pytest.mark.parametrize(("told", "end"), [({}, LINE_BREAK), ({"language": {"eos_id": 7}}, 7)])
+def test_texts_of_lavis_opt_end_in_a_line_break_unless_the_architecture_says_otherwise(
+    told: dict[str, Any], end: int, tmp_path: Path
+) -> None:
+    loaded = load_network(opt_of_lavis(tmp_path, **told))
+    save_network(tmp_path / "ours", loaded)
+    for one in (loaded, load_network(tmp_path / "ours")):
+        assert isinstance(one.model, Blip2)
+        assert one.model.language.eos_id == end
+        assert one.tokenizer.encode_batch(["w3 w4"], 9)[0].tolist() == [[7, 8, end]]
 
 
 def test_a_folder_of_stage_2_is_known_by_its_language_model_too(tmp_path: Path) -> None:

@@ -31,13 +31,7 @@ class LanguageTokenizer:
         Raises:
             CheckpointError: If there is none.
         """
-        from transformers import AutoTokenizer
-
-        try:
-            return cls(AutoTokenizer.from_pretrained(find_checkpoint(checkpoint)), language)
-        except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{checkpoint}: expected a tokenizer, found {reason}. Save the model's there") from None
+        return cls(_read(checkpoint), language)
 
     def save(self, folder: Path | str) -> None:
         """As transformers does; `load` reads it back."""
@@ -80,3 +74,24 @@ class LanguageTokenizer:
     def _closed(self, ids: list[int], max_length: int) -> list[int]:
         ids = ids[:-1] if ids and ids[-1] == self.eos_id else ids
         return [*ids[: max_length - 1], self.eos_id]
+
+
+def line_break(checkpoint: str | Path) -> int | None:
+    """The id of a line break, None where it is no token of its own.
+
+    Raises:
+        CheckpointError: If there is no tokenizer of that name.
+    """
+    backend = _read(checkpoint)
+    ids = backend("\n", add_special_tokens=False).input_ids
+    return int(ids[0]) if len(ids) == 1 and ids[0] != backend.unk_token_id else None
+
+
+def _read(checkpoint: str | Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(find_checkpoint(checkpoint))
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{checkpoint}: expected a tokenizer, found {reason}. Save the model's there") from None
