@@ -21,7 +21,8 @@ from capfilt.modeling.clipcap.tokenizer import GptTokenizer, load_tokenizer
 from capfilt.modeling.coca.network import CoCa
 from capfilt.modeling.coca.tokenizer import ClipTokenizer
 from capfilt.modeling.find import LANGUAGE, find_checkpoint
-from capfilt.modeling.tokenizer import Tokenizer
+from capfilt.modeling.tokenizer import FILE_NAME, Tokenizer
+from capfilt.modeling.transformers_files import read_json
 from capfilt.modeling.weights import ARCHITECTURE, WEIGHTS, load_tensors, read_weights, save_model
 
 LANGUAGE_TOKENIZER = "tokenizer_config.json"
@@ -124,9 +125,16 @@ def tokenizer_in(folder: Path, architecture: Architecture, model: Network) -> An
         return load_tokenizer(folder, architecture)
     if isinstance(model, Blip2) and (folder / LANGUAGE_TOKENIZER).is_file():
         return LanguageTokenizer.load(folder, model.language)
+    if isinstance(model, Blip2) and _is_gpts(folder / FILE_NAME):
+        return GptTokenizer.load(folder, end_id=model.language.eos_id, pad_id=model.language.pad_id)
     if isinstance(architecture, CocaArchitecture) and architecture.text.vocabulary == "clip":
         return ClipTokenizer.load(folder)
     found = Tokenizer.load(folder)
     if not isinstance(model, Blip2):  # whose texts are the language model's
         found.keep_below(architecture.text.vocab_size)
     return found
+
+
+def _is_gpts(file: Path) -> bool:
+    """Whether a tokenizer.json is the GPT-2's of a ClipCap, and not WordPiece."""
+    return file.is_file() and read_json(file).get("model", {}).get("type") != "WordPiece"

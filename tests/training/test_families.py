@@ -269,7 +269,7 @@ def test_a_captioner_learns_from_stored_embeddings_of_one_source(make: Make, tmp
         finetune_captioner(FinetuneCaptioner(**asked), None, start=tmp_path / "eyes", **where | {"out": tmp_path / "d"})
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "t5", "clipcap"])
+@pytest.mark.parametrize("kind", ["gpt2", "t5", "clipcap", "clipcap_of_gpt2"])
 def test_stage_2_of_blip2_learns_before_a_frozen_language_model_and_captions(
     kind: str, make: Make, tmp_path: Path, human_file: str, picture: Callable[[int], bytes]
 ) -> None:
@@ -285,6 +285,9 @@ def test_stage_2_of_blip2_learns_before_a_frozen_language_model_and_captions(
     words = tmp_path / "words"
     if kind == "clipcap":
         make("clipcap", "words", {"steps": 2}, image=tmp_path / "eyes")
+    elif kind == "clipcap_of_gpt2":
+        init = Initial(text=str(language_model(tmp_path, "gpt2")))
+        make("clipcap", "words", {"steps": 2, "init": init}, image=tmp_path / "eyes")
     else:
         words = language_model(tmp_path, kind)
     start = make("blip2_lm", "stage_2", {"steps": 3}, image=stage_1, text=words)
