@@ -73,8 +73,8 @@ class Initial(Section):
     is: the MED (ClipCap: or CLIP) that looks at the pictures, by the `name` of an earlier section or as a folder. BLIP-2 with a
     language model: the BLIP-2 of stage 1, whose Q-Former goes on."""
     text: str | None = None
-    """MED: a transformers BERT. ClipCap: a GPT-2. BLIP-2 with a language model: that, in place of the architecture's; or
-    the `name` of an earlier section with a ClipCap, whose GPT-2 is taken and left as it is."""
+    """MED and BLIP-2's stage 1: a transformers BERT. ClipCap: a GPT-2. BLIP-2 with a language model: that, in place of the
+    architecture's; or the `name` of an earlier section with a ClipCap, whose GPT-2 is taken and left as it is."""
 
 
 ItmNegatives = Literal["random", "near"]

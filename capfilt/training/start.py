@@ -20,6 +20,7 @@ from capfilt.config.architectures.soho import SohoArchitecture
 from capfilt.config.find import find_yaml
 from capfilt.config.train import PretrainConfig
 from capfilt.errors import CheckpointError, ConfigError
+from capfilt.modeling.blip2.bert import start_qformer
 from capfilt.modeling.blip2.build import build_blip2, start_from
 from capfilt.modeling.blip2.network import Blip2
 from capfilt.modeling.blip2.qformer import QFormer
@@ -137,7 +138,11 @@ def _blip2(
         assert isinstance(eyes, MED)
         tokenizer = tokenizer_for(config, architecture, texts, prompt)
         fitting = fitted(architecture, tokenizer)
-        return Loaded(build_blip2(fitting, seed=seed, vision=eyes.vision), fitting, tokenizer)
+        stage_1 = build_blip2(fitting, seed=seed, vision=eyes.vision)
+        assert isinstance(stage_1, QFormer)
+        if config.init.text is not None:
+            start_qformer(stage_1, config.init.text)
+        return Loaded(stage_1, fitting, tokenizer)
     assert isinstance(eyes, QFormer)
     checkpoint = start.text or architecture.language.checkpoint
     if checkpoint is None:

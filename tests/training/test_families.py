@@ -334,6 +334,20 @@ def test_an_encoder_reads_in_captioning_what_it_reads_in_writing_and_the_whole_c
         assert all(ids in [text[: len(ids)] for text in texts] for ids in learnt_BT.tolist())
 
 
+def test_a_stage_1_begins_with_the_bert_that_init_text_names(make: Make, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "square"]
+    theirs = transformers.BertForMaskedLM(transformers.BertConfig(**sizes, vocab_size=len(tokens), max_position_embeddings=24))
+    theirs.save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(tokens))
+    changes = {"init": Initial(text=str(tmp_path / "bert")), "steps": 1, "lr": 1e-9}
+    loaded = load_network(make("blip2", changes=changes, image=make("med", "eyes", {"steps": 2})))
+    assert loaded.tokenizer.tokens() == [*tokens, "[DEC]", "[ENC]"]
+    words = loaded.model.state_dict()["tower.words.weight"][: len(tokens)]
+    torch.testing.assert_close(words, theirs.bert.embeddings.word_embeddings.weight, atol=1e-6, rtol=0)
+
+
 def language_model(folder: Path, kind: str, positions: int = 40) -> Path:
     """A tiny one of transformers with a tokenizer."""
     import transformers

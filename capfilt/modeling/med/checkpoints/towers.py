@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from capfilt.config.architectures.parts import BertConfig
 from capfilt.errors import CheckpointError
 from capfilt.modeling.find import find_checkpoint
 from capfilt.modeling.med.checkpoints.names import DECODER, ENCODER, HEAD, published_names
@@ -27,9 +28,9 @@ _VIT = {  # ours: theirs, of one block
     "mlp.up": ("intermediate.dense",),
     "mlp.down": ("output.dense",),
 }
-_MASKED_WORDS = "cls.predictions."
+MASKED_WORDS = "cls.predictions."
 _UNUSED = ("pooler.", "classifier.", "cls_classifier.", "distillation_classifier.", "cls.seq_relationship.")
-_UNUSED_TEXT = ("embeddings.token_type_embeddings.", "embeddings.position_ids", f"{_MASKED_WORDS}decoder.")
+_UNUSED_TEXT = ("embeddings.token_type_embeddings.", "embeddings.position_ids", f"{MASKED_WORDS}decoder.")
 Wanted = dict[str, tuple[str, ...]]
 
 
@@ -70,7 +71,22 @@ def start_text(model: MED, source: str) -> None:
     Raises:
         CheckpointError: If it is none, or has another width, depth, number of heads or positions: all are listed.
     """
-    text = model.config.text
+    wanted = {ours: tuple(map(_in_bert, parts)) for ours, parts in published_names(model.config, "original").items()}
+    copy_bert(model, model.config.text, source, {ours: names for ours, names in wanted.items() if ".cross." not in ours})
+
+
+def copy_bert(model: nn.Module, text: BertConfig, source: str, in_bert: Wanted) -> None:
+    """Copy a BERT into a network with a vocabulary of two tokens more, [DEC] and [ENC].
+
+    Args:
+        model: Keeps what BERT has not, and its head where BERT has none.
+        text: Its sizes.
+        source: A transformers folder or hub name.
+        in_bert: What BERT calls each tensor; empty for what it has not.
+
+    Raises:
+        CheckpointError: See `start_text`.
+    """
     settings, theirs = _read(source, ("bert",))
     _same_heads(source, settings, text.heads)
     theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith(_UNUSED_TEXT)}
@@ -80,15 +96,14 @@ def start_text(model: MED, source: str) -> None:
             f"{source}: expected the vocabulary of {text.vocab_size} tokens without [DEC] and [ENC], found {len(words)} tokens. "
             "Leave pretrain.vocabulary out to take this BERT's own"
         )
-    has_head = f"{_MASKED_WORDS}transform.dense.weight" in theirs
-    wanted: Wanted = {}
-    for ours, parts in published_names(model.config, "original").items():
-        names = tuple(_in_bert(part) for part in parts)
-        if "" in names or ".cross." in ours or (names[0].startswith(_MASKED_WORDS) and not has_head):
-            continue
-        wanted[ours] = names
+    has_head = f"{MASKED_WORDS}transform.dense.weight" in theirs
+    wanted = {
+        ours: names for ours, names in in_bert.items() if "" not in names and (has_head or not names[0].startswith(MASKED_WORDS))
+    }
     if has_head and "head.vocabulary.weight" in wanted:
         wanted["head.vocabulary.weight"] = ("embeddings.word_embeddings.weight",)
+    if not any(names[0].startswith(MASKED_WORDS) for names in wanted.values()):  # a filter alone writes nothing
+        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith(MASKED_WORDS)}
     _copy(model, theirs, wanted, source)
 
 
@@ -100,8 +115,8 @@ def tokenizer_of(source: str) -> Tokenizer:
 def _in_bert(name: str) -> str:
     """BERT's name of a tensor of BLIP's text towers; empty for one that BERT has not."""
     if name == f"{HEAD}decoder.bias":
-        return f"{_MASKED_WORDS}bias"
-    for prefix, theirs in ((HEAD, _MASKED_WORDS), (ENCODER, ""), (DECODER, "")):
+        return f"{MASKED_WORDS}bias"
+    for prefix, theirs in ((HEAD, MASKED_WORDS), (ENCODER, ""), (DECODER, "")):
         if name.startswith(prefix):
             return theirs + name[len(prefix) :]
     return ""
@@ -127,7 +142,7 @@ def _same_heads(source: str, settings: Mapping[str, Any], heads: int) -> None:
         raise CheckpointError(f"{source}: expected {heads} heads as in the architecture, found {found}. Name another of the two")
 
 
-def _copy(model: MED, theirs: Mapping[str, Tensor], wanted: Wanted, source: str) -> None:
+def _copy(model: nn.Module, theirs: Mapping[str, Tensor], wanted: Wanted, source: str) -> None:
     """Each tensor in its place. Of a vocabulary, the last two rows stay; their positions may be more than ours."""
     own = own_tensors(model)
     wrong: list[str] = []
