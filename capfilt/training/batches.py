@@ -17,7 +17,7 @@ from capfilt.config.architectures.clipcap import ClipCapArchitecture
 from capfilt.config.train import Mix
 from capfilt.identity import content_hash
 from capfilt.modeling.batch import Batch
-from capfilt.modeling.blip2.language import WITHOUT_LIMIT
+from capfilt.modeling.blip2.language import FrozenLanguage
 from capfilt.modeling.families import AnyTokenizer
 from capfilt.modeling.preprocess import normalise
 from capfilt.training.data import PairSet
@@ -140,6 +140,7 @@ class Batches:
         seed: Of the order.
         device: Pixels go there as uint8 and are normalised there.
         fraction_per_epoch: Of the first source: after so much of it an epoch is over.
+        language: BLIP-2's stage 2: the language model, whose positions bound a text's tokens.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class Batches:
         device: str = "cpu",
         prompt: str = "",
         fraction_per_epoch: float = 1.0,
+        language: FrozenLanguage | None = None,
     ) -> None:
         kept = [(pairs, count) for pairs, count in sources if count]
         self._architecture = architecture
@@ -159,7 +161,7 @@ class Batches:
         self._pad = tokenizer.pad_id
         # The prompt comes on top of the text's own length, as far as the network has positions.
         of_prompt = len(tokenizer.encode_prompt(prompt)) - len(tokenizer.encode_prompt(""))
-        longest = min(architecture.max_text_length + of_prompt, text_positions(architecture))
+        longest = min(architecture.max_text_length + of_prompt, text_positions(architecture, language))
         self._sources: list[tuple[_Held | _Streamed, int]] = []
         for number, (pairs, count) in enumerate(kept):
             if isinstance(pairs, StreamedPairs):
@@ -201,10 +203,10 @@ class Batches:
         )
 
 
-def text_positions(architecture: Architecture) -> int:
-    """Tokens that a text may have; before a ClipCap's text stands the prefix. A BLIP-2's language model has room enough."""
-    if isinstance(architecture, Blip2Architecture) and architecture.language is not None:
-        return WITHOUT_LIMIT
+def text_positions(architecture: Architecture, language: FrozenLanguage | None = None) -> int:
+    """Tokens that a text may have; before a ClipCap's text stands the prefix, before a `language` model's the queries."""
+    if isinstance(architecture, Blip2Architecture) and language is not None:
+        return language.longest - architecture.text.queries
     taken = architecture.prefix_length if isinstance(architecture, ClipCapArchitecture) else 0
     return architecture.text.max_positions - taken
 

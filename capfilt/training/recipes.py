@@ -92,6 +92,7 @@ def pretrain(
             seed=own_seed,
             device=device,
             fraction_per_epoch=config.web_fraction_per_epoch if split_mix(config.batch_size, config.mix)[0] else 1.0,
+            language=_language(loaded),
         )
         _train_and_save(loaded, "pretrain", batches, config, out, work, own_seed, device, on_step, ranks)
 
@@ -172,7 +173,13 @@ def _finetune(
         change = change_of(config, loaded.architecture, px, FINETUNE_CROP, own_seed, 0)
         pairs = held_pairs([human or ""], "human", px, work, change, ranks, stack)
         batches = Batches(
-            [(pairs, config.batch_size)], loaded.tokenizer, loaded.architecture, seed=own_seed, device=device, prompt=prompt
+            [(pairs, config.batch_size)],
+            loaded.tokenizer,
+            loaded.architecture,
+            seed=own_seed,
+            device=device,
+            prompt=prompt,
+            language=_language(loaded),
         )
         prompt_length = _prompt_length(loaded, prompt) if role == "captioner" else 0
         _train_and_save(

@@ -334,6 +334,18 @@ def test_an_encoder_reads_in_captioning_what_it_reads_in_writing_and_the_whole_c
         assert all(ids in [text[: len(ids)] for text in texts] for ids in learnt_BT.tolist())
 
 
+def test_a_prompt_leaves_a_language_models_text_its_positions(
+    make: Make, tmp_path: Path, picture: Callable[[int], bytes], write_human: Callable[..., str]
+) -> None:
+    words = language_model(tmp_path, "gpt2", positions=18)  # 3 queries, 14 tokens, one of a prompt
+    start = make("blip2_lm", "stage_2", {"steps": 1}, image=make("blip2", "stage_1", {"steps": 1}), text=words)
+    rows = [{"key": f"k{i}", "image": picture(i), "captions": ["a small red square of one thing " * 3]} for i in range(4)]
+    asked = FinetuneCaptioner(losses=Losses(lm=1), steps=1, batch_size=4, lr=1e-3, threads=1)
+    where = {"out": tmp_path / "c", "work": tmp_path / "t-c", "seed": 1, "device": "cpu", "prompt": "a tiny picture of "}
+    finetune_captioner(asked, write_human(rows, "long.parquet"), start=start, **where)
+    assert (tmp_path / "c").is_dir()
+
+
 def test_a_stage_1_begins_with_the_bert_that_init_text_names(make: Make, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
