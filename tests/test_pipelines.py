@@ -8,6 +8,7 @@ import pytest
 from capfilt.config.load import load_pipeline
 from capfilt.errors import InputError
 from capfilt.run.planning import plan_pipeline
+from capfilt.run.trainings import check_trainings
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.yaml"))
 NEEDS_DATA = {"laion_subset", "real_pool", "real_pool_gpu"}
@@ -36,6 +37,12 @@ def test_a_pipeline_opens_with_what_it_does_and_needs(path: Path) -> None:
     assert opening[0].startswith(f"# {path.stem}: ")
     for line in (rf"capfilt run +pipelines/{path.name}", "\n# What ", "\n# Hardware ", "\n# Time ", r"\{output\}"):
         assert re.search(line, opening[0]), line
+
+
+def test_its_trainings_can_begin(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but what lies on the user's machine: losses, vocabulary, what `init` names, workers."""
+    monkeypatch.setattr("capfilt.run.trainings._require", lambda *_: None)
+    check_trainings(load_pipeline(path), {"pretrain", "finetune"})
 
 
 def test_a_pipeline_can_be_planned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

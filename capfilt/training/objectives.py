@@ -1,12 +1,13 @@
-"""What each family learns from in each training of a round: one objective per network and stage, and the losses it has.
+"""What each family learns from in each training of a round: one objective per network and stage.
 
-Knows networks; nothing of data, files or steps.
+Knows networks; nothing of data, files or steps. Which losses a family has: config/families.py.
 """
 
 from typing import Any, Literal, assert_never, cast
 
 from torch import nn
 
+from capfilt.config.families import Stage, asked_losses, family_of
 from capfilt.config.train import OptimConfig, not_its_matching
 from capfilt.errors import ConfigError
 from capfilt.modeling.blip2.network import Blip2
@@ -23,18 +24,6 @@ from capfilt.modeling.ranks import Ranks
 from capfilt.modeling.soho.network import SOHO
 from capfilt.modeling.soho.training import SohoPretraining
 from capfilt.training.loop import Trainable
-
-Stage = Literal["pretrain", "captioner", "filter"]
-
-LOSSES: dict[type[Network], dict[Stage, tuple[str, ...]]] = {
-    MED: {"pretrain": ("itc", "itm", "lm"), "captioner": ("lm",), "filter": ("itc", "itm")},
-    CoCa: {"pretrain": ("itc", "lm"), "captioner": ("lm",), "filter": ("itc",)},
-    QFormer: {"pretrain": ("itc", "itm", "lm"), "captioner": ("lm",), "filter": ("itc", "itm")},
-    Blip2: {"pretrain": ("lm",), "captioner": ("lm",), "filter": ()},
-    ClipCap: {"pretrain": ("lm",), "captioner": ("lm",), "filter": ()},
-    SOHO: {"pretrain": ("mlm", "mvm", "itm"), "captioner": (), "filter": ("itm",)},
-}
-"""The losses each network has, by training, in the order in which it names them; none: it cannot take the role."""
 
 
 def objective(
@@ -58,7 +47,7 @@ def objective(
     Raises:
         ConfigError: If the network has not a loss that is asked for, or nothing to freeze.
     """
-    names = asked(model, stage, config)
+    names = asked_losses(family(model), stage, config)
     if config.matching is not None and not isinstance(model, SOHO):
         where = "pretrain" if stage == "pretrain" else f"finetune.{stage}"
         raise ConfigError(not_its_matching(where, family(model)))
@@ -103,30 +92,6 @@ def _objective(
             assert_never(model)
 
 
-def asked(model: Network, stage: Stage, config: OptimConfig) -> tuple[str, ...]:
-    """The losses that `config` gives a weight, in the network's own order.
-
-    Raises:
-        ConfigError: If the network has one of them not, or has none for this training.
-    """
-    possible = LOSSES[type(model)][stage]
-    weights = config.losses.weights()
-    if not possible:
-        others = sorted({family_of(other) for other, stages in LOSSES.items() if stages[stage]})
-        raise ConfigError(
-            f"finetune.{stage}.start: expected one of {', '.join(others)}, found a {family(model)}, which is no {stage}. "
-            "Begin with another model"
-        )
-    unknown = [name for name in weights if name not in possible]
-    if unknown or not weights:
-        where = "pretrain" if stage == "pretrain" else f"finetune.{stage}"
-        raise ConfigError(
-            f"{where}.losses: expected some of {', '.join(possible)}, which a {family(model)} learns from, found "
-            f"{', '.join(unknown or weights) or 'none'}. Correct the names"
-        )
-    return tuple(name for name in possible if name in weights)
-
-
 def ramp_epochs(model: Network, stage: Stage) -> int:
     """Epochs that the objective's `set_progress` counts in: a MED's alpha ramps over two (filter: one), a SOHO's trunk waits."""
     match model:
@@ -138,16 +103,4 @@ def ramp_epochs(model: Network, stage: Stage) -> int:
 
 def family(model: Network) -> str:
     """What messages call it."""
-    return family_of(type(model))
-
-
-def family_of(network: type[Network]) -> str:
-    names: dict[type[Network], str] = {
-        MED: "MED",
-        CoCa: "CoCa",
-        QFormer: "BLIP-2",
-        Blip2: "BLIP-2 with a language model",
-        ClipCap: "ClipCap",
-        SOHO: "SOHO",
-    }
-    return names[network]
+    return family_of(model.config)

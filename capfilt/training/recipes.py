@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-from capfilt.config.architectures import Architecture, image_side
+from capfilt.config.architectures import image_side
 from capfilt.config.base import Section, is_operational
+from capfilt.config.families import Stage, check_batch, check_negatives
 from capfilt.config.train import FinetuneCaptioner, OptimConfig, PretrainConfig
 from capfilt.errors import ConfigError
 from capfilt.identity import fingerprint, stage_seed
@@ -23,7 +24,7 @@ from capfilt.training.batches import Batches, split_mix
 from capfilt.training.checkpoint import Checkpoints
 from capfilt.training.data import WebPairs
 from capfilt.training.loop import StepReport, train
-from capfilt.training.objectives import Stage, objective, ramp_epochs
+from capfilt.training.objectives import objective, ramp_epochs
 from capfilt.training.sources import FINETUNE_CROP, change_of, held_pairs, pretraining_sources, texts_of
 from capfilt.training.start import begin, fresh, require_role, resized
 from capfilt.training.workers import Launch, Task, spawn
@@ -72,7 +73,7 @@ def pretrain(
     """
     if out.exists():
         return
-    _check_workers(config, workers)
+    check_batch(config, workers)
     if workers > 1:
         arguments = {"config": config, "web": web, "out": out, "work": work, "seed": seed, "prompt": prompt}
         arguments |= {"image": image, "text": text}
@@ -84,7 +85,7 @@ def pretrain(
     with ExitStack() as stack:
         sources = pretraining_sources(config, web, start.architecture, start.px, work, own_seed, ranks, stack)
         loaded = fresh(start, config, (text for pairs, _ in sources for text in texts_of(pairs)), prompt=prompt, seed=own_seed)
-        _check_contrast(config, loaded.architecture, ranks)
+        check_negatives(config, loaded.architecture, ranks.size)
         batches = Batches(
             sources,
             loaded.tokenizer,
@@ -152,7 +153,7 @@ def _finetune(
 ) -> None:
     if out.exists():
         return
-    _check_workers(config, workers)
+    check_batch(config, workers)
     own_seed = stage_seed(seed, f"finetune_{role}")
     if isinstance(config, FinetuneCaptioner) and config.embeddings is not None:
         _from_embeddings(config, start, out, work, seed, device, prompt, on_step, workers)
@@ -168,7 +169,7 @@ def _finetune(
         if image_px not in (None, image_side(loaded.architecture)):
             loaded = resized(loaded, image_px)
         require_role(loaded, role, start)
-        _check_contrast(config, loaded.architecture, ranks)
+        check_negatives(config, loaded.architecture, ranks.size)
         px = image_side(loaded.architecture)
         change = change_of(config, loaded.architecture, px, FINETUNE_CROP, own_seed, 0)
         pairs = held_pairs([human or ""], "human", px, work, change, ranks, stack)
@@ -282,23 +283,3 @@ def _result_settings(config: Section) -> dict[str, object]:
     fields = type(config).model_fields
     kept = {name for name, field in fields.items() if not is_operational(field)}
     return config.model_dump(mode="json", include=kept)
-
-
-def _check_workers(config: OptimConfig, workers: int) -> None:
-    if config.batch_size % (workers * config.accumulate_steps):
-        raise ConfigError(
-            f"batch_size: expected a multiple of workers x accumulate_steps, {workers} x {config.accumulate_steps}, found "
-            f"{config.batch_size}. Change one of them"
-        )
-
-
-def _check_contrast(config: OptimConfig, architecture: Architecture, ranks: Ranks) -> None:
-    if ranks.size > 1 and config.negatives == "global" and _has_batch_norm(architecture):
-        raise ConfigError(
-            "negatives: global promises what one worker would learn, but the batch norm of stem: conv sees its own worker's "
-            "pictures. Write negatives: local, or use an architecture with stem: patch"
-        )
-
-
-def _has_batch_norm(architecture: Architecture) -> bool:
-    return getattr(architecture.image, "stem", None) == "conv"

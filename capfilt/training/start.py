@@ -17,6 +17,7 @@ from capfilt.config.architectures.coca import CocaArchitecture
 from capfilt.config.architectures.med import MedArchitecture
 from capfilt.config.architectures.parts import Role, missing_role
 from capfilt.config.architectures.soho import SohoArchitecture
+from capfilt.config.families import check_beginning, check_vocabulary, check_vocabulary_size
 from capfilt.config.find import find_yaml
 from capfilt.config.train import PretrainConfig
 from capfilt.errors import CheckpointError, ConfigError
@@ -66,25 +67,24 @@ def begin(config: PretrainConfig, image: Path | str | None = None, text: Path | 
         CheckpointError: If that is missing, or is something else.
     """
     architecture = load_architecture(find_yaml(config.architecture, "models"))
+    check_beginning(config, architecture, image=image, text=text)
     source = image or config.init.image
     seen_by: Loaded | None = None
     match architecture:
         case MedArchitecture():
             architecture = _sized(architecture, config.image_px)
         case CocaArchitecture():
-            _refuse(config, source, image="A CoCa's image encoder learns from random weights", text="A CoCa's text decoder too")
             architecture = _sized(architecture, config.image_px)
         case SohoArchitecture():
-            _refuse(config, None, text="A SOHO's transformer learns from random weights")
             architecture = _sized(architecture, config.image_px)
         case Blip2Architecture():
-            seen_by = load_network(
-                _needed(source or architecture.image.checkpoint, config, "the MED whose image encoder it looks with")
-            )
+            looks_with = source or architecture.image.checkpoint
+            assert looks_with is not None
+            seen_by = load_network(looks_with)
             architecture = _with_eyes(architecture, seen_by, config)
         case ClipCapArchitecture():
-            needed = _needed(source, config, "the MED or CLIP whose embeddings it speaks of")
-            _, section, embed_dim, told = load_embedder(needed)
+            assert source is not None
+            _, section, embed_dim, told = load_embedder(source)
             changes = {"image": section.model_dump(), "embed_dim": embed_dim, **told}
             architecture = _validated(architecture, changes)
             _same_size(config, section.size)
@@ -145,11 +145,7 @@ def _blip2(
         return Loaded(stage_1, fitting, tokenizer)
     assert isinstance(eyes, QFormer)
     checkpoint = start.text or architecture.language.checkpoint
-    if checkpoint is None:
-        raise ConfigError(
-            f"pretrain.init.text: architecture {config.architecture} needs a language model, found null. Name a folder or hub "
-            "name, or an earlier `pretrain` section with a ClipCap, whose GPT-2 is taken"
-        )
+    assert checkpoint is not None
     language, tokenizer_of_language = load_language(checkpoint, eos_id=architecture.language.eos_id)
     room = language.longest - architecture.text.queries
     if architecture.max_text_length > room:
@@ -193,30 +189,15 @@ def takes_middle(architecture: Architecture) -> bool:
 
 
 def tokenizer_for(config: PretrainConfig, architecture: Architecture, texts: Iterable[str], prompt: str) -> Tokenizer:
-    wanted = architecture.text
     if config.vocabulary is None and config.init.text is not None:
         from capfilt.modeling.med.checkpoints.towers import tokenizer_of
 
         return tokenizer_of(config.init.text)
-    if wanted.vocabulary in ("clip", "gpt2"):
-        raise ConfigError(
-            f"pretrain.architecture: {config.architecture} has the vocabulary of published weights ({wanted.vocabulary}), which "
-            "a training from random weights does not begin with. Write `text.vocabulary: trained`, or begin with those weights "
-            "(`finetune.captioner.start`; ClipCap: `init.text`)"
-        )
+    check_vocabulary(config, architecture)
     if config.vocabulary is None:
-        if wanted.vocabulary == "bert":
-            raise ConfigError(
-                f"pretrain.vocabulary: architecture {config.architecture} needs bert-base-uncased's vocab.txt, found null; "
-                "name the file, or write `text.vocabulary: trained` in the architecture"
-            )
-        return Tokenizer.train([prompt, *islice(texts, VOCABULARY_TEXTS)], wanted.vocab_size)
+        return Tokenizer.train([prompt, *islice(texts, VOCABULARY_TEXTS)], architecture.text.vocab_size)
     tokenizer = Tokenizer.from_vocab(config.vocabulary)
-    if isinstance(architecture, MedArchitecture) and wanted.vocabulary == "bert" and len(tokenizer) != wanted.vocab_size:
-        raise ConfigError(
-            f"pretrain.vocabulary: architecture {config.architecture} expects {wanted.vocab_size} tokens with [DEC] and [ENC], "
-            f"{config.vocabulary} gives {len(tokenizer)}; name the matching file or architecture"
-        )
+    check_vocabulary_size(config, architecture, len(tokenizer))
     return tokenizer
 
 
@@ -279,21 +260,6 @@ def _same_size(config: PretrainConfig, px: int) -> None:
             f"pretrain.image_px: expected {px}, the size that the frozen image encoder was trained with, found "
             f"{config.image_px}. Write null"
         )
-
-
-def _needed(source: Path | str | None, config: PretrainConfig, what: str) -> Path | str:
-    if source is None:
-        raise ConfigError(
-            f"pretrain.init.image: architecture {config.architecture} needs {what}, found null. Name a model folder, or the "
-            "`name` of an earlier `pretrain` section"
-        )
-    return source
-
-
-def _refuse(config: PretrainConfig, source: Path | str | None, *, text: str, image: str = "") -> None:
-    for name, found, why in (("image", source, image), ("text", config.init.text, text)):
-        if found is not None:
-            raise ConfigError(f"pretrain.init.{name}: expected null, found {found}. {why}; leave it out")
 
 
 def _validated(architecture: Fitting, changes: dict[str, Any]) -> Fitting:
