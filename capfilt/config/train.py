@@ -160,7 +160,9 @@ class PretrainConfig(OptimConfig):
     shuffle_rows: Positive = 8192  # of `web`: rows held in memory at once and shuffled, besides as many that are read ahead
     interleave: Positive = 8  # of `web`: chunks read side by side; a multiple of the workers lets each read its own shards only
     image_px: Positive | None = None  # side of the square pictures; null: the architecture's own
-    vocabulary: str | None = None  # WordPiece file; null trains one on the run's first texts
+    vocabulary: str | None = None
+    """WordPiece file (`vocab.txt`). null: that of `init.text`; without that, with `text.vocabulary: trained` in the architecture,
+    one is trained on the run's first texts; with `bert` (as in `med_vit_b16`) null is then refused."""
     init: Initial = Initial()  # models or published weights to begin with, in place of random weights
 
     @model_validator(mode="after")
@@ -193,7 +195,9 @@ class Embeddings(Section):
     embedding: str = "embedding"  # column of lists of numbers
     text: str = "captions"  # column of texts, of lists of texts, or of a candidates table's captions
     min_itm: Share = 0.5  # of candidates: texts that the first filter gives less, or that a rule rejected, are left out
-    where: dict[str, str | int | float | bool] = {}  # column -> value: only rows that have it, such as those of one source
+    where: dict[str, str | int | float | bool] = {}
+    """Column -> value: only rows that have it, such as those of one source. A name that is no column is looked for among the
+    carried ones (`read.keep_columns`), which candidates hold in `upstream`."""
     image: str | None = None  # the model that made them, whose image encoder the captioner then uses; null: the start's own
 
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from capfilt.config.train import Embeddings
 from capfilt.errors import InputError
+from capfilt.schema import UPSTREAM
 from capfilt.sources.tables import open_table
 
 Float32Array = npt.NDArray[np.float32]
@@ -53,7 +54,8 @@ def read_embeddings(
         embedding: Column of lists of numbers, all of one length.
         text: Column of texts, or of lists of texts: all are learnt. Or the `captions` of a candidates table: of these, the texts
             that no rule rejected and the first filter gives at least `min_itm`.
-        where: Column -> value; only rows that have these, such as those of one data source.
+        where: Column -> value; only rows that have these, such as those of one data source. A name that is no column is one of
+            the carried columns, which a candidates table holds in `upstream`.
 
     Raises:
         InputError: If a file is missing, lacks a column, or embeddings differ in width, or none is left.
@@ -64,10 +66,11 @@ def read_embeddings(
     embedding_of: list[int] = []
     rows = 0
     for path in files:
-        columns = [embedding, text, *asked]
-        table = open_table(str(path), columns, "embeddings and texts").read(columns=columns)
+        file = open_table(str(path), [embedding, text], "embeddings and texts")
+        places = [_place(file.schema_arrow, name, str(path)) for name in asked]
+        table = file.read(columns=[embedding, text, *places])
         told = [_told(one, min_itm) for one in table[text].to_pylist()]
-        values = zip(*(table[name].to_pylist() for name in asked), strict=True) if asked else [()] * len(told)
+        values = zip(*(_values(table, place) for place in places), strict=True) if asked else [()] * len(told)
         has_vector = table[embedding].is_valid().to_pylist()
         kept = [
             bool(own and valid and [*mine] == [*asked.values()])
@@ -114,6 +117,27 @@ def stored_pairs(config: Embeddings) -> EmbeddingPairs:
     """What a pipeline's `embeddings` names; see `read_embeddings`."""
     asked = {"embedding": config.embedding, "text": config.text}
     return read_embeddings(embedding_files(config), **asked, where=config.where, min_itm=config.min_itm)
+
+
+def _place(schema: pa.Schema, name: str, path: str) -> str:
+    """The column itself, or `upstream.NAME`."""
+    if name in schema.names:
+        return name
+    at = schema.get_field_index(UPSTREAM)
+    carried = [field.name for field in schema.field(at).type] if at >= 0 and pa.types.is_struct(schema.field(at).type) else []
+    inner = name.removeprefix(f"{UPSTREAM}.")
+    if inner not in carried:
+        told = f", which carries {', '.join(carried)}" if carried else ""
+        raise InputError(f"{path}: expected the column {name}, found none, and none in `{UPSTREAM}`{told}. Correct its name")
+    return f"{UPSTREAM}.{inner}"
+
+
+def _values(table: pa.Table, place: str) -> list[Any]:
+    if place in table.column_names:
+        values: list[Any] = table[place].to_pylist()
+    else:
+        values = pc.struct_field(table[UPSTREAM], place.removeprefix(f"{UPSTREAM}.")).to_pylist()
+    return values
 
 
 def _told(one: str | Sequence[str | Mapping[str, Any] | None] | None, min_itm: float) -> list[str]:

@@ -31,6 +31,20 @@ def test_a_captioner_per_source_sees_only_its_rows(stored: Path) -> None:
         read_embeddings([stored], text="captions", where={"source": "news"})
 
 
+def test_a_captioner_per_source_finds_the_source_among_the_carried_columns(tmp_path: Path) -> None:
+    """As in a round's candidates, which hold them inside `upstream`."""
+    carried = [{"source": "shop", "year": 1}, {"source": "blog", "year": 1}, None, {"source": "shop", "year": 2}]
+    rows = {"embedding": [[1.0], [2.0], [3.0], [4.0]], "text": list("abcd"), "status": ["ok"] * 4, "upstream": carried}
+    path = tmp_path / "candidates.parquet"
+    pq.write_table(pa.table(rows), path)
+    assert read_embeddings([path], where={"source": "shop"}).texts == ["a", "d"]
+    assert read_embeddings([path], where={"upstream.source": "shop", "year": 2, "status": "ok"}).texts == ["d"]
+    with pytest.raises(
+        InputError, match="expected the column sauce, found none, and none in `upstream`, which carries source, year"
+    ):
+        read_embeddings([path], where={"sauce": "shop"})
+
+
 def test_tables_that_cannot_be_read_are_named(stored: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="text"):
         read_embeddings([stored])
