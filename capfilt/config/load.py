@@ -63,9 +63,15 @@ def load_text(text: str, name: str = "pipeline", overrides: Sequence[str] = (), 
     _resolve_output(source, limit)
     try:
         # Through JSON, because pydantic's strict mode takes a list for a tuple only there; strict refuses "2" for 2.
-        return Pipeline.model_validate_json(json.dumps(source.tree), strict=True)
+        return Pipeline.model_validate_json(json.dumps(_without_null_sections(source.tree)), strict=True)
     except ValidationError as error:
         raise ConfigError(explain(error, source, Pipeline)) from None
+
+
+def _without_null_sections(tree: dict[str, Any]) -> dict[str, Any]:
+    """A section that is never missing (`screen`, say) and stands there as null has its defaults, as if it were left out."""
+    has_defaults = {name for name, field in Pipeline.model_fields.items() if isinstance(field.default, Section)}
+    return {name: value for name, value in tree.items() if value is not None or name not in has_defaults}
 
 
 def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> Evaluation:

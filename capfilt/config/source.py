@@ -155,7 +155,7 @@ def _scalar(node: yaml.Node) -> Any:
 def override(source: Source, assignment: str) -> None:
     """Put one `path=value` into the tree; the value is YAML, list places are numbers, the number after the last appends.
 
-    Sections that are not in the file are made; whether they may exist is for the config to say.
+    Sections and lists that are not in the file are made; whether they may exist is for the config to say.
 
     Raises:
         ConfigError: If there is no `=`, the value is not YAML, or the path runs through a plain value or beyond a list's end.
@@ -190,7 +190,7 @@ def override(source: Source, assignment: str) -> None:
             holder[key] = value
         elif inner is None:
             source.places[path] = said
-            holder[key] = inner = {}
+            holder[key] = inner = [] if keys[at + 1] == "0" else {}
         holder = inner
 
 

@@ -67,6 +67,20 @@ def test_an_override_changes_one_value_and_leaves_the_rest() -> None:
     assert changed.read == load_text(SMALL).read
 
 
+@pytest.mark.parametrize("name", ["download", "screen", "report", "resources"])
+def test_null_gives_a_section_that_is_never_missing_its_defaults(name: str) -> None:
+    text = SMALL + "screen: {text: [{kind: not_empty}]}\nreport: {cards: 1}\nresources: {fuse: false}\ndownload: {retries: 9}\n"
+    emptied = load_text(text, overrides=[f"{name}=null"])
+    assert getattr(emptied, name) == getattr(load_text(SMALL), name) != getattr(load_text(text), name)
+
+
+def test_an_override_begins_a_list_that_the_file_has_not() -> None:
+    changed = load_text(SMALL, overrides=["dedup.decontaminate.0=a.parquet", "screen.text.0={kind: not_empty}"])
+    assert changed.dedup is not None
+    assert changed.dedup.decontaminate == ["a.parquet"]
+    assert [rule.kind for rule in changed.screen.text] == ["not_empty"]
+
+
 def test_the_home_folder_is_found_where_no_shell_did_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     assert load_text(SMALL, overrides=["output=~/runs/x"]).output == "/home/ada/runs/x"

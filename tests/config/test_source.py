@@ -5,7 +5,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from capfilt.config.source import as_yaml, dump, parse
+from capfilt.config.source import as_yaml, dump, override, parse
 from capfilt.errors import ConfigError
 
 plain_values = st.recursive(
@@ -116,3 +116,11 @@ def test_any_text_can_be_written_as_yaml_that_means_it(text: str) -> None:
 def test_a_plain_text_is_written_as_it_is() -> None:
     assert as_yaml("/archive/mine") == "/archive/mine"
     assert as_yaml("42") == '"42"'
+
+
+def test_an_override_begins_a_list_that_is_not_there_and_adds_to_it() -> None:
+    source = parse("a: {b: null}\n", "x.yaml")
+    for assignment in ("a.b.0=first", "a.b.1=second", "c.0.kind=third", "c.0.px=3"):
+        override(source, assignment)
+    assert source.tree == {"a": {"b": ["first", "second"]}, "c": [{"kind": "third", "px": 3}]}
+    assert source.place(("a", "b", 1)) == "--set a.b.1=second"
