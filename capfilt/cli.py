@@ -5,6 +5,7 @@ Decides nothing itself, and imports what is heavy only in the command that needs
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,9 @@ def main() -> None:
     # waits for where the machine has other work: a training step was seen to take ten times as long. Sleeping at once costs an
     # idle machine a tenth of the step, since most waits are short. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # A model of the user's own may lie where the command is given, as for `python -m capfilt`; last, so that it hides nothing.
+    with suppress(FileNotFoundError):  # a folder that was removed since
+        sys.path.append(os.getcwd())
     try:
         app()
     except CapfiltError as error:

@@ -99,7 +99,8 @@ def run_pipeline(
             _sweep(pipeline.output)
             _clear(pipeline, limit, start_from, fresh)
             stages = _stages(pipeline)
-            check_means(pipeline, _until(stages, until))
+            for told in check_means(pipeline, _until(stages, until)):
+                progress.note(told)
             executor = make_executor(pipeline, progress.note)
             stack.callback(executor.close)
             if any(stage.unit in ("pool", "candidates") and stage.done < stage.total for stage in stages):

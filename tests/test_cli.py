@@ -1,6 +1,7 @@
 """The command line as a user meets it: quick, plain words for errors, exit codes, and no traceback unless asked for."""
 
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -36,6 +37,20 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_every_command_explains_itself(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, command, "--help") == 0
     assert "Usage:" in capsys.readouterr().out
+
+
+def test_a_module_in_the_working_folder_can_be_imported_and_hides_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the console script is started: without the working folder in sys.path."""
+    (tmp_path / "capfilt_own_models.py").write_text("here = True\n")
+    (tmp_path / "json.py").write_text("raise AssertionError('the standard library comes first')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    found: list[bool] = []
+    monkeypatch.setattr(cli, "app", lambda: found.append(importlib.import_module("capfilt_own_models").here))
+    monkeypatch.delitem(sys.modules, "json")
+    cli.main()
+    assert found == [True]
+    assert importlib.import_module("json").loads("1") == 1
 
 
 def test_the_version_is_the_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from importlib import import_module
+from inspect import signature
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, Tag, model_validator
 
 from capfilt.config.base import ONE, ONE_OR_SEVERAL, SEVERAL, Positive, Section, operational
 from capfilt.config.decoding import Decoding, Nucleus
+from capfilt.errors import ConfigError
 from capfilt.identity import model_name
 
 
@@ -73,13 +75,44 @@ class CustomModel(Model):
     """The escape hatch: `target: "pkg.mod:Class"`, built as Class(**options)."""
 
     kind: Literal["custom"]
-    target: str = Field(pattern=r"^[\w.]+:\w+$")  # `package.module:Class`, importable where the run works
+    target: str = Field(pattern=r"^[\w.]+:\w+$")
+    """`package.module:Class`, installed or in the working folder; on a Ray cluster, of every node."""
     options: dict[str, str | int | float | bool | None] = {}  # its keyword arguments
 
     def build(self) -> Any:
-        """What `target` gives, called with `options`."""
+        """What `target` gives, called with `options`.
+
+        Raises:
+            ConfigError: As `imported`.
+        """
+        return self.imported()(**self.options)
+
+    def imported(self, where: str = "kind: custom") -> Any:
+        """What `target` names; not called yet.
+
+        Args:
+            where: The model's key, for messages.
+
+        Raises:
+            ConfigError: If it cannot be imported, or does not take `options`.
+        """
         module, name = self.target.split(":")
-        return getattr(import_module(module), name)(**self.options)
+        try:
+            found = getattr(import_module(module), name)
+        except Exception as error:  # whatever the module does as it is imported
+            raise ConfigError(
+                f"{where}.target: expected what can be imported, found {type(error).__name__}: {error} for {self.target}. "
+                "Correct it, install the package, or give the command where it lies"
+            ) from error
+        try:
+            signature(found).bind(**self.options)
+        except TypeError as error:
+            raise ConfigError(
+                f"{where}.options: expected those of {self.target}, found {dict(self.options)}: {error}. Correct them"
+            ) from None
+        except ValueError:  # written in C, it does not tell
+            pass
+        return found
 
 
 CaptionerConfig = Annotated[

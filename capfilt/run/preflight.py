@@ -19,9 +19,11 @@ from capfilt.errors import ConfigError, InputError
 from capfilt.plan import PlannedStage
 from capfilt.run import files
 from capfilt.run.build import check_names
+from capfilt.run.custom import check_custom, compares_bytes_alone
 from capfilt.run.decide import FAMILIES
 from capfilt.run.jobs import models_of_round
 from capfilt.run.pairing import check_checkpoints
+from capfilt.run.trainings import check_trainings
 from capfilt.schema import misfit_of_pairs
 
 if TYPE_CHECKING:
@@ -33,11 +35,15 @@ MODEL_STAGES = ("caption", "filter")
 TRAINING_STAGES = ("pretrain", "finetune", "evaluate")
 
 
-def check_means(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> None:
+def check_means(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> list[str]:
     """Whether GPUs, weights and files of pairs that the stages still to be done need are there.
 
+    Returns:
+        Lines for people: what will be done less well than they may think.
+
     Raises:
-        ConfigError: If a stage asks for GPUs that this machine has not, or more actors download than one host may be asked by.
+        ConfigError: If a stage asks for GPUs that this machine has not, or more actors download than one host may be asked by;
+            for a custom model that cannot be imported, or a training that cannot be right.
         CheckpointError: If a checkpoint is missing or does not fit its architecture.
         InputError: If a file of pairs is missing, or its columns are no pictures and texts.
     """
@@ -45,11 +51,13 @@ def check_means(pipeline: Pipeline, stages: Sequence[PlannedStage]) -> None:
     if "download" in ahead:
         check_connections(pipeline)
     _check_matching(pipeline, ahead)
+    check_trainings(pipeline, ahead)
     _check_files(pipeline, ahead)
     _check_gpus(pipeline, ahead)
     _check_weights(pipeline, ahead)
     _check_scores(pipeline, ahead)
     _check_retrieval(pipeline, ahead)
+    return compares_bytes_alone(pipeline) if "dedup" in ahead else []
 
 
 def check_connections(pipeline: Pipeline) -> None:
@@ -185,6 +193,7 @@ def _check_weights(pipeline: Pipeline, ahead: set[str]) -> None:
     """Each published checkpoint is loaded once, on the CPU: what does not fit is told before anything is downloaded."""
     if not ahead & {"caption", "filter", "dedup"}:
         return
+    check_custom(pipeline)
     from capfilt.captioners import build_captioner
     from capfilt.filters import build_filter
 

@@ -1,12 +1,14 @@
 """Filter: image x every text -> `captions[].scores` and the image's `embedding`. Scores are kept, whatever `select` decides."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from capfilt.config.round import FilterConfig
-from capfilt.filters import Filter
+from capfilt.errors import ConfigError
+from capfilt.filters import Filter, Scores
 from capfilt.images import decode_rgb
 from capfilt.schema import EMBEDDING, embedding_type
 from capfilt.stages.pictures import Decode, PictureBatches
@@ -42,7 +44,7 @@ class FilterStage:
         batches = PictureBatches(table, self._config.batch_size, self._decode, self._covering)
         for at, pictures in batches:
             asked = [[c for c in captions[row] if c["rule"] is None and c["error"] is None] for row in at]
-            scores = self.scorer.score(pictures, [[c["text"] for c in texts] for texts in asked])
+            scores = self._scores(self.scorer.score(pictures, [[c["text"] for c in texts] for texts in asked]), asked)
             for i, (row, texts) in enumerate(zip(at, asked, strict=True)):
                 embeddings[row] = scores.embedding[i].astype(np.float16)
                 for j, caption in enumerate(texts):
@@ -56,6 +58,26 @@ class FilterStage:
                     ]
         done = batches.told(captions)
         return done.append_column(EMBEDDING, _embedding_column(embeddings, self.scorer.dim)) if self._embeds else done
+
+    def _scores(self, found: Any, asked: Sequence[Sequence[Any]]) -> Scores:
+        """What the filter gave back; one of the user's own may give anything."""
+        counts = [len(texts) for texts in asked]
+        if not all(hasattr(found, name) for name in ("itm", "itc", "embedding")):
+            told = type(found).__name__
+        elif (shape := np.shape(found.embedding)) != (len(asked), self.scorer.dim):
+            told = f"an embedding of shape {list(shape)}"
+        else:
+            given = {"itm": found.itm, "itc": found.itc}
+            wrong = [name for name, rows in given.items() if rows is not None and [len(row) for row in rows] != counts]
+            told = f"{wrong[0]} of another number of texts" if wrong else ""
+        if told:
+            raise ConfigError(
+                f"filter.filter: expected {self.called} to give capfilt.filters.Scores(itm, itc, embedding) with a number for "
+                f"each text of {len(asked)} pictures and an embedding [{len(asked)}, {self.scorer.dim}], found {told}. Correct "
+                "its `score` (docs/extending.md)"
+            )
+        scores: Scores = found
+        return scores
 
 
 def _embedding_column(vectors: list[np.ndarray[Any, Any] | None], dim: int) -> pa.Array:

@@ -33,7 +33,7 @@ resources: {{executor: {executor}, caption: {{gpus: {caption}}}, filter: {{gpus:
 
 
 @pytest.fixture
-def pipeline(tmp_path: Path) -> Callable[..., Pipeline]:
+def pipeline(tmp_path: Path, fakes: Path) -> Callable[..., Pipeline]:
     pq.write_table(pa.table({"key": ["k"], "image": [b""], "captions": [["a"]]}), tmp_path / "heldout.parquet")
 
     def make(executor: str = "local", caption: float = 0, filter: float = 0) -> Pipeline:
@@ -130,7 +130,10 @@ def trains(folder: Path, output: str, executor: str, workers: int) -> Pipeline:
 version: 1
 name: t
 output: {output}
-finetune: {{start: x, human: "{folder}/heldout.parquet", filter: {{losses: {{itm: 1}}, steps: 1, batch_size: 8, lr: 0.1}}}}
+finetune:
+  start: {folder}
+  human: {folder}/heldout.parquet
+  filter: {{losses: {{itm: 1}}, steps: 1, batch_size: 9, lr: 0.1}}
 resources: {{executor: {executor}, ray: {{address: auto}}, train: {{gpus: 1, workers: {workers}}}}}
 """
     return load_text(text.format(folder=folder, output=output, executor=executor, workers=workers))

@@ -8,6 +8,7 @@ from PIL import Image
 
 from capfilt.captioners import Caption, Captioner
 from capfilt.config.round import CaptionConfig, CustomModel
+from capfilt.errors import ConfigError
 from capfilt.schema import CAPTION, COLUMNS
 from capfilt.stages.base import Guarded, RowStage
 from capfilt.stages.caption import CaptionStage
@@ -149,3 +150,19 @@ def test_behind_the_wrapper_other_rows_pass_untouched() -> None:
 def test_behind_the_wrapper_a_chunk_without_a_healthy_row_keeps_its_columns(rows: int) -> None:
     before = table(*[{"status": "opted_out", "error": "robots_txt:disallow", "image": None}] * rows)
     assert Guarded(stage())(before).equals(before)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [(["a", "b"], "2 x str"), ([["a"], ["b"]], "2 x 1 x str"), ([[Caption("a", 0.0)]], "1 x 1 x Caption"), (None, "NoneType")],
+)
+def test_a_captioner_of_ones_own_that_gives_something_else_is_told_what_is_expected(given: Any, found: str) -> None:
+    class Own:
+        name = "own"
+
+        def caption(self, images: Any, *, seeds: Any) -> Any:
+            return given
+
+    expected = rf"expected own to give, for each of 2 pictures, a list of capfilt\.captioners\.Caption.*, found {found}\. Correct"
+    with pytest.raises(ConfigError, match=expected):
+        stage(Own())(table({}, {}))

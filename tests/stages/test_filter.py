@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from capfilt.config.round import CustomModel, FilterConfig
+from capfilt.errors import ConfigError
 from capfilt.filters import Filter, Scores
 from capfilt.schema import CAPTION, COLUMNS, EMBEDDING, embedding_type
 from capfilt.stages.base import Guarded, RowStage
@@ -157,3 +158,22 @@ def test_behind_the_wrapper_a_chunk_without_a_healthy_row_gets_an_empty_embeddin
     assert done.drop_columns([EMBEDDING]).equals(before)
     assert done[EMBEDDING].null_count == rows
     assert done.schema.field(EMBEDDING).type == embedding_type(3)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ([[0.5], [0.5]], "list"),
+        (Scores([[0.5], [0.5]], None, np.ones((2, 4), np.float32)), r"an embedding of shape \[2, 4\]"),
+        (Scores([[0.5], [0.5]], None, np.ones(3, np.float32)), r"an embedding of shape \[3\]"),
+        (Scores(None, [[0.5]], np.ones((2, 3), np.float32)), "itc of another number of texts"),
+        (Scores([[0.5], []], None, np.ones((2, 3), np.float32)), "itm of another number of texts"),
+    ],
+)
+def test_a_filter_of_ones_own_that_gives_something_else_is_told_what_is_expected(given: Any, found: str) -> None:
+    class Own(Lengths):
+        def score(self, images: Any, texts: Any) -> Any:
+            return given
+
+    with pytest.raises(ConfigError, match=rf"expected lengths to give capfilt\.filters\.Scores.*found {found}\. Correct"):
+        stage(Own())(table({}, {}))
