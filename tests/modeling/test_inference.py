@@ -59,5 +59,6 @@ def test_bfloat16_is_close_to_float32(med_folder: Path, paint: Paint) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_told_in_the_words_of_the_config(med_folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"device cuda: expected a GPU, found none.*resources\.caption\.gpus: 0 and resources\.filter\.gpus: 0"):
+    told = r"device cuda: expected a GPU, found none.*resources\.caption\.gpus: 0 and resources\.filter\.gpus: 0"
+    with pytest.raises(ConfigError, match=told):
         load(med_folder, device="cuda")
