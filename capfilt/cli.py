@@ -241,8 +241,10 @@ def caption(
     for path in images:
         try:
             pictures.append(decode_rgb(path.read_bytes()))  # upright, on white, as the pipeline sees them
-        except (OSError, ImageError) as error:
+        except OSError as error:
             raise InputError(f"{path}: expected a picture, found {error}. Check the path") from None
+        except ImageError as error:
+            raise InputError(f"{path}: expected a picture (JPEG, PNG, WebP, GIF, BMP), found {error}. Name another") from None
     how = _decoding(decode)
     from capfilt import load_model
 

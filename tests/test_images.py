@@ -357,3 +357,5 @@ def test_the_container_tells_the_size_and_keeps_the_pixels(kind: str, width: int
 def test_pictures_in_the_hand_become_rgb_as_files_do():
     assert as_rgb(Image.new("RGBA", (1, 1), (9, 9, 9, 0))).getpixel((0, 0)) == (255, 255, 255)
     assert as_rgb(Image.fromarray(np.full((1, 1), 20_000, dtype=np.uint16))).getpixel((0, 0)) == (78, 78, 78)
+    assert as_rgb(Image.new("RGB", (1, 1), (200, 10, 10)).convert("CMYK")).getpixel((0, 0)) == (200, 10, 10)
+    assert as_rgb(Image.new("I", (1, 1), 200)).getpixel((0, 0)) == (200, 200, 200)

@@ -147,12 +147,6 @@ class Pipeline(Section):
                 f"rounds: {self.rounds} needs `pretrain` and `finetune`, which make the next round's models; found none. "
                 "Add them or write rounds: 1"
             )
-        learns = next((one for one in self.pretrainings if one.web is None and one.mix.web > 0), None)
-        if self.write is not None and "parquet" not in self.write.formats and learns is not None:
-            raise ValueError(
-                f"write.formats: expected parquet, which {learns.model} learns from (mix.web: {learns.mix.web:g}), found "
-                f"{', '.join(self.write.formats)}. Add parquet, or name shards in pretrain.web"
-            )
         if self.evaluate is not None and self.pretrain is None and self.finetune is None:
             raise ValueError("section `evaluate` measures what was trained; found no `pretrain` or `finetune` section. Add one")
         if self.read is not None:

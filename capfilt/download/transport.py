@@ -26,6 +26,7 @@ _DRAIN_BYTES = 16_384  # of an unwanted body: reading so little costs less than 
 _DRAIN_S = 0.3
 _IDLE_CONNECTIONS = 512
 _IDLE_S = 30.0  # routers forget connections that are quiet for longer, and tell nobody
+_QUIET_S = 5.0  # a connection that was used so lately is not forgotten
 _FIRST_BYTE_SHARE = 0.25  # of the deadline: so long a connection that was used before may say nothing; then a new one is tried
 
 
@@ -56,7 +57,8 @@ class _Wire(io.RawIOBase):
         self._connection = connection
         self.deadline = deadline
         self.bytes_left = HEAD_BYTES
-        self._may_be_forgotten = not connection.is_fresh  # until it is heard of
+        # Until it is heard of.
+        self._may_be_forgotten = not connection.is_fresh and time.monotonic() - connection.idle_since >= _QUIET_S
         self.when_spent = "header_too_large"
 
     def readable(self) -> bool:
@@ -129,14 +131,17 @@ class Transport:
         Raises:
             FetchError: With the code of what went wrong.
         """
+        is_forgotten = False
         while True:
-            connection = self._taken(target) or self._connected(target, deadline, patience)
+            taken = None if is_forgotten else self._taken(target)
+            connection = taken or self._connected(target, deadline, patience)
             is_fresh = connection.is_fresh
             try:
                 return self._asked(connection, target, deadline, wish, cut)
             except _Forgotten:
                 connection.close()
                 self._forget(target)
+                is_forgotten = True
             except BaseException as error:
                 connection.close()
                 failure = _as_failure(error)

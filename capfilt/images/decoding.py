@@ -143,9 +143,9 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """Any mode that the five formats give, as three channels of 8 bits; what is transparent is white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):
+    if image.mode.startswith("I;") or (image.mode == "I" and image.format == "PNG"):
         return _from_sixteen_bits(image)
-    if image.mode == "CMYK" and "adobe" not in image.info:
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         # Adobe writes its ink upside down and marks that; Pillow takes every CMYK JPEG for one of Adobe's.
         image = ImageChops.invert(image)
     has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info

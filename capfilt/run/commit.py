@@ -160,7 +160,7 @@ def read_footer(path: str) -> Footer | None:
             return None
         raise OutputError(
             f"{path}: expected a chunk file that can be read, found {problem.strerror or problem}. It was left as it is; run the "
-            "same command again when that has passed"
+            "same command again when that has passed; if it does not pass, delete the file, and its chunk is made anew"
         ) from None
     except (pa.ArrowException, KeyError, ValueError, TypeError):
         return None

@@ -1,6 +1,7 @@
 """What `pretrain` and `finetune` would refuse when their turn comes, hours later, told before any work.
 
-Reads settings, architectures and whether named files are there; loads no weights and no torch. A hub name is not looked up.
+Reads settings, architectures and whether named files are there; loads no weights and no torch. What has a hub name is fetched:
+the marks of finished trainings tell weights by their content, so they must be there before the first mark is made.
 """
 
 from pathlib import Path
@@ -23,7 +24,7 @@ from capfilt.config.find import find_yaml
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.train import FinetuneConfig, OptimConfig, PretrainConfig
 from capfilt.errors import CheckpointError, ConfigError
-from capfilt.modeling.find import HUB_NAME
+from capfilt.modeling.find import HUB_NAME, find_checkpoint
 
 
 def check_trainings(pipeline: Pipeline, ahead: set[str]) -> None:
@@ -34,7 +35,9 @@ def check_trainings(pipeline: Pipeline, ahead: set[str]) -> None:
         CheckpointError: If a vocabulary, or a model to begin with, is not there.
     """
     made: dict[str, Architecture] = {}
-    for one in pipeline.pretrainings:
+    if "pretrain" in ahead:
+        _check_data_set(pipeline)
+    for one in pipeline.pretrainings if ahead & {"pretrain", "finetune"} else ():
         if "pretrain" in ahead:
             where = "pretrain" if one.name is None else f"pretrain ({one.name})"
             _check_pretraining(pipeline, one, _architecture(one), made, where)
@@ -45,6 +48,15 @@ def check_trainings(pipeline: Pipeline, ahead: set[str]) -> None:
 
 def _architecture(section: PretrainConfig) -> Architecture:
     return load_architecture(find_yaml(section.architecture, "models"))
+
+
+def _check_data_set(pipeline: Pipeline) -> None:
+    learns = next((one for one in pipeline.pretrainings if one.web is None and one.mix.web > 0), None)
+    if pipeline.write is not None and "parquet" not in pipeline.write.formats and learns is not None:
+        raise ConfigError(
+            f"write.formats: expected parquet, which {learns.model} learns from (mix.web: {learns.mix.web:g}), found "
+            f"{', '.join(pipeline.write.formats)}. Add parquet, or name shards in pretrain.web"
+        )
 
 
 def _check_pretraining(
@@ -97,7 +109,8 @@ def _check_finetuning(pipeline: Pipeline, section: FinetuneConfig, made: dict[st
         if start not in made and role not in architecture.roles and family != "BLIP-2 with a language model":
             raise CheckpointError(missing_role(start, role))
         _check_parts(pipeline, own, architecture, where)
-        if section.image_px not in (None, px) and family != "MED" and start not in made:
+        is_shown = getattr(own, "embeddings", None) is None
+        if section.image_px not in (None, px) and is_shown and family != "MED" and start not in made:
             raise ConfigError(
                 f"finetune.image_px: expected {px}, the size a {family} was trained with, found {section.image_px}. Write null"
             )
@@ -124,8 +137,14 @@ def _lying_in(start: str) -> Architecture | None:
 
 
 def _require(pipeline: Pipeline, key: str, source: str) -> None:
-    """A path on this machine; what this run makes itself is not there yet."""
-    if _is_own(pipeline, source) or Path(source).expanduser().exists() or HUB_NAME.fullmatch(source) is not None:
+    """A path on this machine, or a hub name; what this run makes itself is not there yet."""
+    if _is_own(pipeline, source) or Path(source).expanduser().exists():
+        return
+    if HUB_NAME.fullmatch(source) is not None:
+        try:
+            find_checkpoint(source)
+        except CheckpointError as error:
+            raise CheckpointError(f"{key}: {error}") from None
         return
     raise CheckpointError(
         f"{key}: expected a model folder, a checkpoint file or a hub name (owner/name), found none at {source}. Correct the path"

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capfilt import schema
+from capfilt.errors import OutputError
 from capfilt.identity import row_id
 from capfilt.run import files
 from capfilt.run.build import Job
@@ -88,7 +89,10 @@ def check_chunks(
 
 def _check_chunk(seen: Seen, job: Job, path: str, name: str, rows: int, fingerprint: str, redo: str) -> Difference | Footer:
     again = f"delete it, then {seen.command}"
-    footer = read_footer(seen.path(path))
+    try:
+        footer = read_footer(seen.path(path))
+    except OutputError as problem:
+        return Difference(path, "a chunk file that can be read", str(problem), again)
     if footer is None:
         return Difference(path, "a whole chunk file", "a torn or a foreign one", f"{seen.command} (sets it aside, makes it anew)")
     data = files.get(seen.path(path)) or b""

@@ -49,7 +49,10 @@ def test_a_connection_is_not_used_again_after_a_long_pause(
     assert web.connections == connections
 
 
-def test_forgotten_connections_cost_one_url_a_part_of_its_deadline(web: Any, make_fetch: Make) -> None:
+def test_forgotten_connections_cost_one_url_a_part_of_its_deadline(
+    web: Any, make_fetch: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capfilt.download.transport._QUIET_S", 0.0)
     fetch = make_fetch(deadline_s=2.0, retries=0)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(fetch, [web.url("pause")] * 4))
@@ -59,13 +62,23 @@ def test_forgotten_connections_cost_one_url_a_part_of_its_deadline(web: Any, mak
     assert (web.hits["forgetful"], web.connections) == (2, before + 1)
 
 
-def test_a_host_that_stays_silent_is_asked_on_one_new_connection_alone(web: Any, make_fetch: Make) -> None:
+def test_a_host_that_stays_silent_is_asked_on_one_new_connection_alone(
+    web: Any, make_fetch: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capfilt.download.transport._QUIET_S", 0.0)
     fetch = make_fetch(retries=0)
     fetch(web.url("ok"))
     start = time.monotonic()
     assert fetch(web.url("silent")).error == "timeout"
     assert time.monotonic() - start < 1
     assert (web.hits["silent"], web.connections) == (2, 2)
+
+
+def test_a_slow_host_has_its_whole_deadline_on_a_connection_that_was_just_used(web: Any, make_fetch: Make) -> None:
+    fetch = make_fetch(retries=0)
+    fetch(web.url("ok"))
+    assert fetch(web.url("silent")).error == "timeout"
+    assert (web.hits["silent"], web.connections) == (1, 1)
 
 
 def test_a_body_that_stops_on_a_used_connection_is_a_timeout_and_not_asked_for_again(web: Any, make_fetch: Make) -> None:

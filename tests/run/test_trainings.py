@@ -109,13 +109,45 @@ def test_what_lies_at_a_start_is_asked_for_its_role(med_folder: Path, tiny_folde
     assert "finetune.captioner.start: expected one of BLIP-2, BLIP-2 with a language model, ClipCap, CoCa, MED" in told
 
 
-def test_hub_names_and_what_the_run_makes_itself_are_left_for_later() -> None:
+def test_hub_names_are_fetched_before_any_mark_and_what_the_run_makes_itself_is_left_for_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr("capfilt.run.trainings.find_checkpoint", fetched.append)
     said = [
         "pretrain.architecture=med_vit_b16",
         "pretrain.init={image: a/vit, text: a/bert}",
         'finetune.filter.start="{output}/round-1/models/captioner"',
     ]
     check_trainings(load_pipeline("quickstart", said), TRAININGS)
+    assert fetched == ["a/vit", "a/bert"]
+
+    def nothing(source: str) -> None:
+        raise CheckpointError(f"{source}: not there")
+
+    monkeypatch.setattr("capfilt.run.trainings.find_checkpoint", nothing)
+    assert refusal("quickstart", *said) == "pretrain.init.image: a/vit: not there"
+
+
+def test_a_data_set_that_is_learnt_from_is_written_as_parquet() -> None:
+    told = refusal("quickstart", "write.formats=[webdataset]")
+    assert told.startswith("write.formats: expected parquet, which pretrained learns from (mix.web: 0.8), found webdataset")
+    for also in ("pretrain.mix={web: 0, human: 1}", "pretrain.web={kind: webdataset, paths: [a.tar]}"):
+        check_trainings(load_pipeline("quickstart", ["write.formats=[webdataset]", also]), TRAININGS)
+
+
+def test_an_architecture_that_is_not_at_hand_is_no_matter_once_its_trainings_are_done() -> None:
+    asked = load_pipeline("quickstart", ["pretrain.architecture=nowhere"])
+    check_trainings(asked, {"dedup", "evaluate"})
+    with pytest.raises(ConfigError, match="nowhere"):
+        check_trainings(asked, TRAININGS)
+
+
+def test_pictures_that_nobody_looks_at_have_no_size(tiny_folder: object, med_folder: Path) -> None:
+    clipcap = tiny_folder("clipcap")  # type: ignore[operator]
+    own = f"{{start: {clipcap}, steps: 1, batch_size: 2, lr: 0.001, losses: {{lm: 1}}, embeddings: {{paths: [a.parquet]}}}}"
+    said = [f"finetune.captioner={own}", f"finetune.filter.start={med_folder}", "finetune.image_px=96"]
+    check_trainings(load_pipeline("quickstart", said), {"finetune"})
 
 
 def test_a_training_that_is_done_or_not_asked_for_is_not_asked_about() -> None:
@@ -126,7 +158,7 @@ def test_a_training_that_is_done_or_not_asked_for_is_not_asked_about() -> None:
 
 
 def test_a_run_asks_before_it_loads_or_reads_anything() -> None:
-    wrong = load_pipeline("laion_subset", ["pretrain.init.text=/nowhere/bert"])
+    wrong = load_pipeline("laion_subset", ["pretrain.init={image: null, text: /nowhere/bert}"])
     with pytest.raises(CheckpointError, match=r"pretrain\.init\.text"):
         check_means(wrong, plan_stages(wrong, 1, {}))
 
