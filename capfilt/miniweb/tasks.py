@@ -199,5 +199,6 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=400, help="To learn from; half as many to measure on.")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=tuple(SCHEMAS), default=tuple(SCHEMAS), help="These files.")
     arguments = parser.parse_args()
-    build_tasks(arguments.folder, rows=arguments.rows, seed=arguments.seed)
+    build_tasks(arguments.folder, rows=arguments.rows, seed=arguments.seed, names=arguments.only)

@@ -49,9 +49,8 @@ class ShardReader:
         else:
             rows = read_rows(chunk, self._source)
             images = rows.image if rows.image is not None else [None] * len(rows.text)
-            found = [(image or b"", [text] if text else []) for image, text in zip(images, rows.text, strict=True)]
-        told = [(image, texts_of(texts)) for image, texts in found]
-        return [(image, texts) for image, texts in told if image and texts]
+            found = [(image or b"", texts_of(text)) for image, text in zip(images, rows.text, strict=True)]
+        return [(image, texts) for image, texts in found if image and texts]
 
     def texts(self) -> Iterator[str]:
         """All texts, in the files' order."""

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -73,3 +75,10 @@ def test_a_thing_does_what_its_clip_is_labelled_with(action: str) -> None:
     (x0, y0, n0), (x1, y1, n1) = places
     moved = {"left": x0 - x1, "right": x1 - x0, "up": y0 - y1, "down": y1 - y0, "growing": (n1 - n0) / 4}
     assert moved[action] > 5
+
+
+def test_the_command_writes_the_files_that_are_asked_for(tmp_path: Path) -> None:
+    asked = [str(tmp_path), "--rows", "2", "--only", "entailment", "vqa"]
+    subprocess.run([sys.executable, "-m", "capfilt.miniweb.tasks", *asked], check=True)
+    names = [f"{part}-{name}.parquet" for part in ("test", "train") for name in ("entailment", "vqa")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names

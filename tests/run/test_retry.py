@@ -88,17 +88,19 @@ def test_an_answer_other_than_a_picture_counts_too(live: Web) -> None:
     assert [live.rows()[1][name] for name in ("status", "error")] == ["opted_out", "robots_txt:disallow"]
 
 
+RUN = LocalExecutor.run
+
+
+def stops_behind_one_chunk(self: LocalExecutor, job: Job, chunks: Sequence[Chunk]) -> Iterator[Outcome]:
+    yield from RUN(self, job, chunks[:1])
+    raise KeyboardInterrupt
+
+
 def test_an_interrupted_retry_goes_on_behind_the_chunks_that_were_through(live: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     live.run()
     live.answers = {2: ("download_failed", "http_404"), 6: ("opted_out", "robots_txt:disallow")}
-    run_chunks = LocalExecutor.run
-
-    def stops(self: LocalExecutor, job: Job, chunks: Sequence[Chunk]) -> Iterator[Outcome]:
-        yield from run_chunks(self, job, chunks[:1])
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(LocalExecutor, "run", stops)
+        patch.setattr(LocalExecutor, "run", stops_behind_one_chunk)
         with pytest.raises(Interrupted, match="The same command goes on"):
             live.retry()
     assert sorted(live.asked) == [1, 2]
@@ -115,14 +117,8 @@ def half_a_retry(live: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """A retry that won row 1 and was stopped before row 5."""
     live.run()
     live.answers = {2: ("download_failed", "http_404"), 5: TIMEOUT, 6: ("opted_out", "robots_txt:disallow")}
-    run_chunks = LocalExecutor.run
-
-    def stops(self: LocalExecutor, job: Job, chunks: Sequence[Chunk]) -> Iterator[Outcome]:
-        yield from run_chunks(self, job, chunks[:1])
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(LocalExecutor, "run", stops)
+        patch.setattr(LocalExecutor, "run", stops_behind_one_chunk)
         with pytest.raises(Interrupted):
             live.retry()
 
